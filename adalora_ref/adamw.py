@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from adalora_ref.array import namespace
-from adalora_ref.checks import count, real
+from adalora_ref.checks import count, instance, real
 from adalora_ref.factors import Factors, map_factors, promote_factors, wide_zeros, with_dtypes_of
 
 
@@ -68,6 +68,7 @@ def adamw_step(
     ----------
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2; ``torch.optim.AdamW``.
     """
+    instance("state", state, AdamState)
     lr, decay = real("learning_rate", learning_rate, least=0.0), real("weight_decay", weight_decay, least=0.0)
     beta1, beta2 = real("beta1", beta1, least=0.0, below=1.0), real("beta2", beta2, least=0.0, below=1.0)
     epsilon = real("epsilon", epsilon, least=0.0)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from jaxtyping import Bool, Float
 
-from adalora_ref.array import Array, device, namespace, promote
-from adalora_ref.checks import count
-from adalora_ref.factors import Factors
+from adalora_ref.array import Array, device, dtype_name, namespace, promote, require_arrays
+from adalora_ref.checks import count, instance
+from adalora_ref.factors import Factors, require_factors
 
 Scores = Mapping[str, Float[Array, "_"]]
 Masks = dict[str, Bool[Array, "_"]]
@@ -93,10 +93,11 @@ def joined(scores: Scores) -> Float[Array, "N"]:
         raise TypeError(f"scores must be a mapping of matrix names to arrays; got {type(scores).__name__}")
     if not scores:
         raise ValueError("scores of at least one matrix are needed; got none")
-    xp = namespace(*scores.values())
     for name, value in scores.items():
+        require_arrays(**{f"scores[{name!r}]": value})
         if len(value.shape) != 1:
             raise ValueError(f"the scores of each matrix must be (r,); got {tuple(value.shape)} for {name!r}")
+    xp = namespace(*scores.values())
     _, wide = promote(*scores.values())
     flat = xp.concat(wide)  # (N,)
     if not bool(xp.all(xp.isfinite(flat))):
@@ -126,8 +127,9 @@ def _budget(budget: int, scores: Scores, costs: dict[str, int] | None) -> int:
 
 
 def _costs(scores: Scores, cost: Mapping[str, int]) -> dict[str, int]:
+    instance("cost", cost, Mapping)
     if set(cost) != set(scores):
-        raise ValueError(f"cost must name the matrices of scores, {sorted(scores)}; got {sorted(cost)}")
+        raise ValueError(f"cost must name the matrices of scores, {list(scores)}; got {list(cost)}")
     return {name: count(f"cost of {name!r}", cost[name], least=1) for name in scores}
 
 
@@ -142,8 +144,10 @@ def _affordable(scores: Scores, costs: dict[str, int], budget: int, order: Array
 
 
 def _check_keep(factors: Factors, keep: Array) -> None:
-    xp = namespace(*factors, keep)
-    if not xp.isdtype(keep.dtype, "bool"):
+    require_factors(factors)
+    require_arrays(keep=keep)
+    namespace(*factors, keep)
+    if dtype_name(keep) != "bool":
         raise TypeError(f"keep must be boolean; got {keep.dtype}")
     if keep.shape != factors.s.shape:
         raise ValueError(f"keep must be (r,), here {tuple(factors.s.shape)}; got {tuple(keep.shape)}")

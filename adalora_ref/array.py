@@ -37,8 +37,10 @@ def namespace(*arrays: Array | None) -> Any:
     """
     given = [a for a in arrays if a is not None]
     for a in given:
-        if not array_api_compat.is_array_api_obj(a):
+        if not _is_array(a):
             raise TypeError(f"arrays of an array-API library are needed; got {type(a).__name__}")
+    if not given:
+        raise TypeError("at least one array is needed; got none")
     libraries = {array_api_compat.array_namespace(a) for a in given}
     if len(libraries) != 1:
         names = sorted(xp.__name__ for xp in libraries)
@@ -60,6 +62,18 @@ def device(a: Array) -> Any:
 def dtype_name(a: Array) -> str:
     """Return the bare name of an array's dtype, the same for every library: ``"float32"``."""
     return str(a.dtype).rpartition(".")[2]
+
+
+def require_arrays(**named: Array) -> None:
+    """Refuse, with TypeError, what is no array, ``None`` included; the message says which argument it is."""
+    for name, a in named.items():
+        if not _is_array(a):
+            raise TypeError(f"{name} must be an array of an array-API library; got {type(a).__name__}")
+
+
+def _is_array(a: Any) -> bool:
+    # A scalar type such as np.float64 has an array's methods, being a class of such scalars.
+    return not isinstance(a, type) and bool(array_api_compat.is_array_api_obj(a))
 
 
 def require_floating(*arrays: Array | None) -> None:
@@ -115,7 +129,7 @@ def to_numpy(a: Array) -> Any:
     if array_api_compat.is_torch_array(a):
         return a.detach().cpu().resolve_conj().numpy()
     if type(a).__module__.startswith("array_api_strict"):
-        return np.asarray(a.todevice(namespace(a).Device("CPU_DEVICE"))._array)
+        return np.asarray(a.to_device(namespace(a).Device("CPU_DEVICE")))
     return np.asarray(a)
 
 
@@ -125,7 +139,7 @@ def backend(name: str) -> Any:
     Parameters
     ----------
     name
-        ``numpy``, ``cupy``, ``torch``, ``jax`` or ``array_api_strict``. JAX is switched to 64-bit dtypes for the process.
+        ``numpy``, ``cupy``, ``torch``, ``jax`` or ``array_api_strict``; JAX is switched to 64-bit dtypes, process-wide.
 
     Raises
     ------
@@ -134,7 +148,7 @@ def backend(name: str) -> Any:
     RuntimeError
         If the library is not installed, or is CuPy without a usable GPU.
     """
-    if name not in LIBRARIES:
+    if not isinstance(name, str) or name not in LIBRARIES:
         raise ValueError(f"the array library must be one of {', '.join(LIBRARIES)}; got {name!r}")
     try:
         xp = importlib.import_module(LIBRARIES[name])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from adalora_ref.checks import count
+from adalora_ref.checks import count, instance, items
 
 Phase = Literal["warmup", "pruning", "final"]
 Shapes = Mapping[str, tuple[int, int]] | Iterable[tuple[int, int]]
@@ -93,8 +93,8 @@ class BudgetSchedule:
         """A budget of trainable parameters; a triplet of a (d_out, d_in) matrix costs d_out + d_in + 1.
 
         Training starts with one rank in every matrix, so *initial* is lowered to the largest number of parameters,
-        at most *initial*, that one rank in every matrix makes up. *target* is taken as given. Allocation and `Config` then need
-        the same costs: ``cost={name: d_out + d_in + 1, …}``.
+        at most *initial*, that one rank in every matrix makes up. *target* is taken as given. Allocation and `Config`
+        then need the same costs: ``cost={name: d_out + d_in + 1, …}``.
 
         Examples
         --------
@@ -118,7 +118,7 @@ def triplet_costs(shapes: Shapes, /) -> list[int]:
     >>> triplet_costs({"q": (4, 3), "v": (5, 6)})
     [8, 12]
     """
-    pairs: list[Any] = list(shapes.values() if isinstance(shapes, Mapping) else shapes)
+    pairs: list[Any] = list(items("shapes", shapes.values() if isinstance(shapes, Mapping) else shapes))
     if not pairs:
         raise ValueError("a schedule needs the shape of at least one matrix; got none")
     for pair in pairs:
@@ -168,12 +168,13 @@ def allocates_at(schedule: BudgetSchedule, step: int, /) -> bool:
 
 
 def phase_at(schedule: BudgetSchedule, step: int, /) -> Phase:
-    """ "warmup" for t < t_i, "pruning" for t_i ≤ t < T − t_f, "final" from then on.
+    """The phase: "warmup" for t < t_i, "pruning" for t_i ≤ t < T − t_f, "final" from then on.
 
     >>> schedule = BudgetSchedule(initial=12, target=4, warmup=2, final=3, total=9)
     >>> [phase_at(schedule, t) for t in (0, 1, 2, 5, 6, 100)]
     ['warmup', 'warmup', 'pruning', 'pruning', 'final', 'final']
     """
+    instance("schedule", schedule, BudgetSchedule)
     step = count("step", step)
     if step < schedule.warmup:
         return "warmup"

@@ -1,15 +1,18 @@
-"""The rules on scalars: what steers is an integer, what scales is a finite real number."""
+"""The rules on what is no array: what steers is an integer, what scales is finite, what is by matrix is complete."""
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def count(name: str, value: Any, *, least: int = 0) -> int:
-    """Return *value* as an ``int`` of at least *least*; TypeError for what is no integer (bool is none), ValueError below."""
+    """Return *value* as an ``int``; TypeError for what is no integer (bool is none), ValueError below *least*."""
     rule = f"{name} must be an integer of at least {least}"
     if isinstance(value, bool):
         raise TypeError(f"{rule}; got {value!r}")
@@ -23,7 +26,7 @@ def count(name: str, value: Any, *, least: int = 0) -> int:
 
 
 def real(name: str, value: Any, *, least: float = -math.inf, below: float = math.inf) -> float:
-    """Return *value* as a finite ``float`` in [least, below); TypeError for what is no real number, ValueError outside."""
+    """Return *value* as a finite ``float``; TypeError for what is no real number, ValueError outside [least, below)."""
     bounds = "" if (least, below) == (-math.inf, math.inf) else f" in [{least:g}, {below:g})"
     rule = f"{name} must be a finite real number{bounds}"
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -37,6 +40,27 @@ def real(name: str, value: Any, *, least: float = -math.inf, below: float = math
     return number
 
 
+def instance(name: str, value: Any, kind: type) -> None:
+    """Refuse, with TypeError, a *value* that is no *kind*."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be of type {kind.__name__}; got {type(value).__name__}")
+
+
+def items(name: str, value: Iterable[T]) -> Iterator[T]:
+    """Return an iterator over *value*; TypeError for what has no items."""
+    try:
+        return iter(value)
+    except TypeError:
+        raise TypeError(f"{name} must be iterable; got {type(value).__name__}") from None
+
+
+def every(name: str, value: Any, matrices: Iterable[str]) -> None:
+    """Refuse a *value* that is no mapping (TypeError), or that lacks one of the *matrices* (ValueError)."""
+    instance(name, value, Mapping)
+    if missing := [matrix for matrix in matrices if matrix not in value]:
+        raise ValueError(f"{name} must name every matrix; got {list(value)}, without {missing}")
+
+
 def _brief(value: Any) -> str:
     shape = getattr(value, "shape", None)
-    return repr(value) if shape is None else f"an array of shape {tuple(shape)}"
+    return f"an array of shape {tuple(shape)}" if isinstance(shape, tuple) else repr(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 
-from adalora_ref.array import Array, cast, like_host, namespace, normal, promote, require_floating
+from adalora_ref.array import Array, cast, like_host, namespace, normal, promote, require_arrays, require_floating
 from adalora_ref.checks import count, real
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Factors:
     A: Float[Array, "r d_in"]
 
     def __post_init__(self) -> None:
+        require_arrays(B=self.B, s=self.s, A=self.A)
         namespace(*self)
         require_floating(*self)
         B, s, A = (tuple(a.shape) for a in self)
@@ -68,6 +69,8 @@ def map_factors(f: Callable[..., Array], /, *factors: Factors) -> Factors:
     >>> map_factors(lambda w, g: w - 0.5 * g, one, one).s
     array([0.5])
     """
+    if not callable(f):
+        raise TypeError(f"f must be a function of arrays; got {type(f).__name__}")
     if not factors:
         raise TypeError("map_factors needs at least one Factors; got none")
     _check_alike(factors)
@@ -92,7 +95,7 @@ def init_factors(
     ----------
     Paper §3.1 (s zero, B and A Gaussian); released ``SVDLinear.reset_parameters`` (standard deviation 0.02).
     """
-    namespace(like)
+    require_arrays(like=like)
     require_floating(like)
     d_out, d_in, r = count("d_out", d_out, least=1), count("d_in", d_in, least=1), count("r", r)
     std = real("std", std, least=0.0)
@@ -103,6 +106,7 @@ def init_factors(
 
 def wide_zeros(like: Factors) -> Factors:
     """Zeros in *like*'s shapes, in a dtype of at least 32 bits."""
+    require_factors(like)
     xp = namespace(*like)
     return map_factors(lambda w: xp.zeros_like(promote(w)[1][0]), like)
 
@@ -119,10 +123,15 @@ def with_dtypes_of(old: Factors, new: Factors) -> Factors:
     return map_factors(lambda o, n: cast(n, o.dtype), old, new)
 
 
-def _check_alike(factors: tuple[Factors, ...]) -> None:
+def require_factors(*factors: Factors) -> None:
+    """Refuse, with TypeError, what is no `Factors`: a tuple of three arrays has passed no check."""
     for held in factors:
         if not isinstance(held, Factors):
             raise TypeError(f"Factors are needed; got {type(held).__name__}")
+
+
+def _check_alike(factors: tuple[Factors, ...]) -> None:
+    require_factors(*factors)
     namespace(*(a for held in factors for a in held))
     shapes = {tuple(tuple(a.shape) for a in held) for held in factors}
     if len(shapes) > 1:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 
 from adalora_ref.array import Array, cast, namespace, promote
-from adalora_ref.checks import real
+from adalora_ref.checks import instance, real
 from adalora_ref.factors import Factors, map_factors, promote_factors, wide_zeros, with_dtypes_of
 
 
@@ -66,6 +66,7 @@ def update_importance(
     ----------
     Paper equations (8) to (10); released ``RankAllocator.update_ipt``.
     """
+    instance("state", state, Importance)
     beta1, beta2 = real("beta1", beta1, least=0.0, below=1.0), real("beta2", beta2, least=0.0, below=1.0)
     I_bar, U_bar, w, g = promote_factors(*state, weights, grads)
     xp = namespace(w.s)
@@ -90,8 +91,9 @@ def triplet_scores(state: Importance, /) -> Float[Array, " r"]:
     ----------
     Paper equations (7) and (11); released ``RankAllocator.calculate_score`` and ``combine_ipt``.
     """
-    dtype, _ = promote(*state.sensitivity, *state.uncertainty)
+    instance("state", state, Importance)
     I_bar, U_bar = promote_factors(*state)
+    dtype, _ = promote(*state.sensitivity, *state.uncertainty)
     return cast(per_triplet(map_factors(lambda mean, deviation: mean * deviation, I_bar, U_bar)), dtype)
 
 

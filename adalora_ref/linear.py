@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 
-from adalora_ref.array import Array, cast, namespace, promote
-from adalora_ref.checks import real
-from adalora_ref.factors import Factors
+from adalora_ref.array import Array, cast, namespace, promote, require_arrays
+from adalora_ref.checks import instance, real
+from adalora_ref.factors import Factors, require_factors
 
 
 class LinearCache(NamedTuple):
@@ -99,6 +99,8 @@ def linear_backward(dy: Float[Array, "*n d_out"], cache: LinearCache, /) -> tupl
     ----------
     The gradients of equation (3) by hand; derived in docs/specification.md.
     """
+    instance("cache", cache, LinearCache)
+    require_arrays(dy=dy)
     x, u, W, factors, scale, dropout_mask = cache
     xp = namespace(dy, x)
     if dy.shape != (*x.shape[:-1], W.shape[0]):
@@ -131,6 +133,7 @@ def increment(factors: Factors, /, *, scale: float) -> Float[Array, "d_out d_in"
     array([[ 3., 12.]])
     """
     scale = real("scale", scale)
+    require_factors(factors)
     dtype, (B, s, A) = promote(*factors)
     return cast(scale * ((B * s) @ A), dtype)
 
@@ -167,6 +170,8 @@ def _rows(a: Float[Array, "*n d"]) -> Float[Array, "rows d"]:
 
 
 def _check_weight(W: Array, factors: Factors) -> None:
+    require_arrays(W=W)
+    require_factors(factors)
     namespace(W, *factors)
     B, _, A = factors
     if tuple(W.shape) != (B.shape[0], A.shape[1]):
@@ -177,8 +182,9 @@ def _check_weight(W: Array, factors: Factors) -> None:
 
 
 def _check_forward(x: Array, W: Array, factors: Factors, bias: Array | None, mask: Array | None) -> None:
-    namespace(x, W, *factors, bias, mask)
+    require_arrays(x=x)
     _check_weight(W, factors)
+    namespace(x, W, *factors, bias, mask)
     d_out, d_in = W.shape
     fits = len(x.shape) >= 1 and x.shape[-1] == d_in
     fits = fits and (bias is None or tuple(bias.shape) == (d_out,))

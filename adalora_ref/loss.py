@@ -6,7 +6,7 @@ import math
 
 from jaxtyping import Float, Int
 
-from adalora_ref.array import Array, cast, device, namespace, promote
+from adalora_ref.array import Array, cast, device, dtype_name, namespace, promote, require_arrays, require_floating
 
 
 def cross_entropy(
@@ -26,8 +26,10 @@ def cross_entropy(
     >>> float(np.exp(loss)), dlogits
     (2.0, array([[ 0.5, -0.5]]))
     """
+    require_arrays(logits=logits, labels=labels)
+    require_floating(logits)
     xp = namespace(logits, labels)
-    if not xp.isdtype(labels.dtype, "integral"):
+    if not dtype_name(labels).startswith(("int", "uint")):
         raise TypeError(f"labels must be integers; got {labels.dtype}")
     if len(logits.shape) < 1 or labels.shape != logits.shape[:-1] or 0 in logits.shape:
         raise ValueError(
@@ -64,6 +66,7 @@ def mean_square(
     >>> float(loss), doutput
     (2.0, array([[2., 0.]]))
     """
+    require_arrays(output=output, target=target)
     xp = namespace(output, target)
     if output.shape != target.shape or 0 in output.shape:
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 
 from adalora_ref.array import Array, cast, device, namespace, promote
-from adalora_ref.factors import Factors
+from adalora_ref.factors import Factors, require_factors
 
 
 def orthogonality_penalty(factors: Factors, /) -> tuple[Float[Array, ""], Factors]:
@@ -22,6 +22,7 @@ def orthogonality_penalty(factors: Factors, /) -> tuple[Float[Array, ""], Factor
     ----------
     Paper equation (4).
     """
+    require_factors(factors)
     xp = namespace(*factors)
     dtype, (B, s, A) = promote(*factors)
     Z_B, Z_A = _defects(B, A)
@@ -50,6 +51,7 @@ def orthogonality_norm(factors: Factors, /) -> tuple[Float[Array, ""], Factors]:
     ----------
     Released ``compute_orth_regu``; PEFT ``AdaLoraModel.forward``. The paper's equation (4) squares it.
     """
+    require_factors(factors)
     xp = namespace(*factors)
     dtype, (B, s, A) = promote(*factors)
     Z_B, Z_A = _defects(B, A)

@@ -4,31 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 
 from adalora_ref.adamw import AdamState
 from adalora_ref.allocation import Masks
-from adalora_ref.array import Array
+from adalora_ref.array import Array, require_arrays
 from adalora_ref.budget import BudgetSchedule
-from adalora_ref.checks import count, real
+from adalora_ref.checks import count, instance, real
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
 
 Batch = Sequence[tuple[Array, Array]]
 
 
+@runtime_checkable
 class Network(Protocol):
     """What training needs of a network; `adalora_ref.networks.mlp.MLP` is one."""
 
-    weights: dict[str, Float[Array, "_ _"]]
+    @property
+    def weights(self) -> dict[str, Float[Array, "_ _"]]:
+        """(d_out, d_in) by matrix, in forward order; frozen."""
 
-    def forward(
-        self, x: Array, factors: Mapping[str, Factors], scales: Mapping[str, float], /
-    ) -> tuple[Array, Any]: ...
-    def loss(self, output: Array, target: Array, /) -> tuple[Float[Array, ""], Array]: ...
-    def backward(self, doutput: Array, cache: Any, /) -> dict[str, Factors]: ...
+    def forward(self, x: Array, factors: Mapping[str, Factors], scales: Mapping[str, float], /) -> tuple[Array, Any]:
+        """Return the output, and what `backward` needs."""
+
+    def loss(self, output: Array, target: Array, /) -> tuple[Float[Array, ""], Array]:
+        """Return the loss, and its gradient with respect to *output*."""
+
+    def backward(self, doutput: Array, cache: Any, /) -> dict[str, Factors]:
+        """Return ``Factors(dB, ds, dA)`` of every matrix, in forward order."""
+
+
+def require_network(network: Network) -> None:
+    """Refuse what lacks a part of `Network`, has no weight, or has one that is no matrix."""
+    if missing := [part for part in ("weights", "forward", "loss", "backward") if not hasattr(network, part)]:
+        kind = type(network).__name__
+        raise TypeError(f"a network must have weights, forward, loss and backward; got {kind}, without {missing}")
+    instance("weights", network.weights, Mapping)
+    if not network.weights:
+        raise ValueError("training needs a network with at least one adapted matrix; got none")
+    require_arrays(**{f"weights[{name!r}]": W for name, W in network.weights.items()})
+    shapes = {name: tuple(W.shape) for name, W in network.weights.items()}
+    if any(len(shape) != 2 for shape in shapes.values()):
+        raise ValueError(f"weights must be (d_out, d_in); got {shapes}")
+
+
+def require_batch(batch: Batch) -> None:
+    """Refuse what is no sequence of pairs, and an empty one; a bare (x, target) is no batch."""
+    instance("batch", batch, Sequence)
+    if not batch:
+        raise ValueError("a batch needs at least one micro-batch; got none")
+    for pair in batch:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise TypeError(f"each micro-batch must be a pair (x, target); got {type(pair).__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +79,8 @@ class Config:
         γ, at least 0.
     importance_beta1, importance_beta2
         β1 of Ī and β2 of Ū, in [0, 1).
+    adam_beta1, adam_beta2, adam_epsilon
+        β1, β2 and ε of AdamW; with 0, 0 and 0 its step is lr · sign(g), which a pencil can follow.
     clip_norm
         Largest norm of the gradient over all trained factors, above 0; None: no clipping.
     cost
@@ -62,21 +94,27 @@ class Config:
     orthogonality_weight: float = 0.1
     importance_beta1: float = 0.85
     importance_beta2: float = 0.85
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = None
     cost: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, BudgetSchedule):
-            raise TypeError(f"schedule must be a BudgetSchedule; got {type(self.schedule).__name__}")
+        instance("schedule", self.schedule, BudgetSchedule)
         count("initial_rank", self.initial_rank)
         real("alpha", self.alpha)
-        for name in ("learning_rate", "orthogonality_weight", "weight_decay"):
+        for name in ("learning_rate", "orthogonality_weight", "adam_epsilon", "weight_decay"):
             real(name, getattr(self, name), least=0.0)
-        for name in ("importance_beta1", "importance_beta2"):
+        for name in ("importance_beta1", "importance_beta2", "adam_beta1", "adam_beta2"):
             real(name, getattr(self, name), least=0.0, below=1.0)
         if self.clip_norm is not None and real("clip_norm", self.clip_norm) <= 0:
             raise ValueError(f"clip_norm must be above 0, or None; got {self.clip_norm!r}")
+        if self.cost is not None:
+            instance("cost", self.cost, Mapping)
+            for name, value in self.cost.items():
+                count(f"cost of {name!r}", value, least=1)
 
 
 class TrainState(NamedTuple):

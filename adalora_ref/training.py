@@ -12,10 +12,11 @@ from adalora_ref.adamw import adamw_step, init_adamw
 from adalora_ref.allocation import Masks, prune
 from adalora_ref.array import Array, namespace, promote
 from adalora_ref.budget import triplet_costs
+from adalora_ref.checks import every, instance, items
 from adalora_ref.convention import SPEC, Convention
 from adalora_ref.factors import Factors, map_factors
 from adalora_ref.importance import init_importance, per_triplet, update_importance
-from adalora_ref.records import Batch, Config, Network, StepReport, TrainState
+from adalora_ref.records import Batch, Config, Network, StepReport, TrainState, require_batch, require_network
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +33,9 @@ def init_state(
         If the network has no matrix, *cost* names others, ``schedule.initial`` is not the (cost-weighted) sum of
         ranks, or the last phase is shorter than the convention needs to reach the target.
     """
-    if not network.weights:
-        raise ValueError("training needs a network with at least one adapted matrix; got none")
+    require_network(network)
+    instance("config", config, Config)
+    instance("convention", convention, Convention)
     _check_schedule(network, config, convention)
     r = config.initial_rank
     factors = {name: convention.initial(rng, *W.shape, r, like=promote(W)[1][0]) for name, W in network.weights.items()}
@@ -48,6 +50,9 @@ def init_state(
 
 def scales_of(state: TrainState, config: Config, /, *, convention: Convention = SPEC) -> dict[str, float]:
     """The scale of every matrix as the next step uses it, from the triplets that the latest allocation kept."""
+    instance("state", state, TrainState)
+    instance("config", config, Config)
+    instance("convention", convention, Convention)
     return {
         name: convention.scale(config.alpha, config.initial_rank, kept) for name, kept in _kept(state.masks).items()
     }
@@ -74,14 +79,16 @@ def train_step(
     ----------
     Paper Algorithm 1; the convention decides what it leaves open.
     """
-    if not batch:
-        raise ValueError("a batch needs at least one micro-batch; got none")
+    scales = scales_of(state, config, convention=convention)
+    require_batch(batch)
+    require_network(network)
+    every("the state's factors", state.factors, network.weights)
     t = state.step + convention.first_step
     estimating, allocating = t < config.schedule.end_of_pruning, convention.allocates(config.schedule, t)
     before = state.factors
 
     # FORWARD and BACKWARD
-    loss, task = _task_gradient(before, batch, network, scales_of(state, config, convention=convention))
+    loss, task = _task_gradient(before, batch, network, scales)
     _require_finite(state.step, {"the network": {"loss": loss}})
 
     # PENALTY
@@ -104,6 +111,9 @@ def train_step(
             clipped[name],
             state.optimizer[name],
             learning_rate=config.learning_rate,
+            beta1=config.adam_beta1,
+            beta2=config.adam_beta2,
+            epsilon=config.adam_epsilon,
             weight_decay=config.weight_decay,
         )
         after[name] = convention.trained(w, moved)
@@ -146,7 +156,7 @@ def train(
     state: TrainState, batches: Iterable[Batch], network: Network, config: Config, /, *, convention: Convention = SPEC
 ) -> Iterator[tuple[TrainState, StepReport]]:
     """Yield state and report after the step on each of *batches*; stop or resume wherever you like."""
-    for batch in batches:
+    for batch in items("batches", batches):
         state, report = train_step(state, batch, network, config, convention=convention)
         yield state, report
 
@@ -160,6 +170,7 @@ def _task_gradient(
         output, cache = network.forward(x, factors, scales)
         loss, doutput = network.loss(output, target)
         grads = network.backward(doutput, cache)
+        every("the gradients of the network", grads, factors)
         losses.append(float(loss))
         total = {name: map_factors(lambda a, b: a + b, held, grads[name]) for name, held in total.items()}
     mean = {name: map_factors(lambda g: g / len(batch), held) for name, held in total.items()}
@@ -221,7 +232,7 @@ def _require_finite(step: int, quantities: dict[str, dict[str, Any]]) -> None:
 def _check_schedule(network: Network, config: Config, convention: Convention) -> None:
     schedule, names = config.schedule, list(network.weights)
     if config.cost is not None and set(config.cost) != set(names):
-        raise ValueError(f"cost must name the adapted matrices {names}; got {sorted(config.cost)}")
+        raise ValueError(f"cost must name the adapted matrices {names}; got {list(config.cost)}")
     whole = config.initial_rank * sum(1 if config.cost is None else config.cost[name] for name in names)
     if schedule.initial != whole:
         raise ValueError(

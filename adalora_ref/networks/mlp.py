@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from jaxtyping import Float
 
-from adalora_ref.array import Array, namespace
+from adalora_ref.array import Array, namespace, require_arrays, require_floating
+from adalora_ref.checks import every, instance
 from adalora_ref.factors import Factors
 from adalora_ref.linear import LinearCache, linear_backward, linear_forward
 from adalora_ref.loss import cross_entropy
@@ -31,8 +33,9 @@ class MLP:
 
     Raises
     ------
-    ValueError
-        If there is no layer, two layers do not fit, or a bias has no layer or another length.
+    TypeError, ValueError
+        If there is no layer, two layers do not fit, a bias has no layer or another length, or an array is not real
+        floating.
     """
 
     weights: dict[str, Float[Array, "_ _"]]
@@ -40,23 +43,30 @@ class MLP:
     loss: Loss = cross_entropy
 
     def __post_init__(self) -> None:
+        instance("weights", self.weights, Mapping)
+        instance("biases", self.biases, Mapping)
+        if not callable(self.loss):
+            raise TypeError(f"loss must be a function of output and target; got {type(self.loss).__name__}")
         if not self.weights:
             raise ValueError("an MLP needs at least one layer; got none")
+        require_arrays(**{f"weights[{name!r}]": W for name, W in self.weights.items()})
+        require_arrays(**{f"biases[{name!r}]": b for name, b in self.biases.items()})
         namespace(*self.weights.values(), *self.biases.values())
+        require_floating(*self.weights.values(), *self.biases.values())
         shapes = {name: tuple(W.shape) for name, W in self.weights.items()}
         rows = list(shapes.values())
-        if any(len(shape) != 2 for shape in rows) or any(
-            before[0] != after[1] for before, after in zip(rows, rows[1:], strict=False)
-        ):
+        if any(len(shape) != 2 for shape in rows) or any(before[0] != after[1] for before, after in pairwise(rows)):
             raise ValueError(f"weights must be (d_out, d_in), each d_in the d_out before; got {shapes}")
         biases = {name: tuple(b.shape) for name, b in self.biases.items()}
-        if any(shape != shapes.get(name, ())[:1] for name, shape in biases.items()):
+        if any(shapes.get(name, (None,))[:1] != shape for name, shape in biases.items()):
             raise ValueError(f"biases must be (d_out,) of layers {shapes}; got {biases}")
 
     def forward(
         self, x: Float[Array, "*n d_in"], factors: Mapping[str, Factors], scales: Mapping[str, float], /
     ) -> tuple[Float[Array, "*n d_out"], list[tuple[LinearCache, Array]]]:
         """Return the output of the last layer, and each layer's cache with its output after tanh."""
+        every("factors", factors, self.weights)
+        every("scales", scales, self.weights)
         cache: list[tuple[LinearCache, Array]] = []
         last = next(reversed(self.weights))
         for name, W in self.weights.items():
@@ -69,6 +79,9 @@ class MLP:
         self, doutput: Float[Array, "*n d_out"], cache: list[tuple[LinearCache, Any]], /
     ) -> dict[str, Factors]:
         """Return ``Factors(dB, ds, dA)`` of every layer, in forward order."""
+        instance("cache", cache, list)
+        if len(cache) != len(self.weights):
+            raise ValueError(f"cache must hold one entry for each of {len(self.weights)} layers; got {len(cache)}")
         last = next(reversed(self.weights))
         grads: dict[str, Factors] = {}
         for name, (held, h) in zip(reversed(self.weights), reversed(cache), strict=True):

@@ -1,0 +1,93 @@
+"""The command ``adalora-ref``; what a command needs is imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import adalora_ref
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 10_000
+"""Off a terminal nothing is wrapped or cut."""
+
+
+class Refused(click.ClickException):
+    """Wrong usage: one sentence, exit status 2."""
+
+    exit_code = 2
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """Turn what the package refuses into ``Error: …`` and status 2, a diverged run into status 1, Ctrl-C into 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Interrupted; nothing was written.", err=True)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        raise Refused(str(error)) from error
+    except FloatingPointError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def make_console() -> Console:
+    """A console as wide as the terminal, or as wide as it takes."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+@click.group()
+@click.version_option(adalora_ref.__version__, prog_name="adalora-ref")
+def main() -> None:
+    """A reference implementation of AdaLoRA, and the kit that checks others against it."""
+
+
+@main.group()
+def train() -> None:
+    """Train on real data."""
+
+
+@train.command()
+@click.option("--backend", default="numpy", show_default=True, metavar="NAME", help="Array library: numpy or cupy.")
+@click.option(
+    "--convention",
+    default="SPEC",
+    show_default=True,
+    metavar="NAME",
+    help="Convention of the AdaLoRA arm: SPEC, PAPER, LORALIB, PEFT or LORA.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The run folder, which must not exist; by default runs/digits-BACKEND-CONVENTION-seedN.",
+)
+def digits(backend: str, convention: str, seed: int, seeds: int, out: Path | None) -> None:
+    """Adapt a small network from the digits 0–4 to 5–9, by AdaLoRA and by LoRA with as many parameters.
+
+    Needs scikit-learn: pip install scikit-learn.
+    """
+    with in_one_sentence():
+        from adalora_ref.experiments import digits as experiment
+        from adalora_ref.experiments.tables import progress, show
+
+        options = experiment.Options(backend=backend, convention=convention, seed=seed, seeds=seeds, out=out)
+        settings, console = experiment.Settings(), make_console()
+        with progress(console, options, settings) as watch:
+            results = experiment.run(options, settings, watch)
+        show(results, options, settings, console)
+        click.echo(f"\nwritten to {options.folder}")

@@ -1,0 +1,178 @@
+"""Canonical inputs: for each stage a function that draws the arguments of one call, as NumPy arrays.
+
+A case is drawn from a generator, an index and a dtype. The index walks through what must not be missed (bias, mask, leading
+shapes, rank 0, no samples, ties); the generator fills in sizes and numbers. Magnitudes alternate between eighths, where much
+of the arithmetic is exact, ordinary ones, and those of real training: factors of 0.02, gradients of 1e-7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from adalora_ref.adamw import AdamState
+from adalora_ref.budget import BudgetSchedule
+from adalora_ref.factors import Factors
+from adalora_ref.importance import Importance
+
+Inputs = dict[str, Any]
+
+NUMPY_DTYPES: dict[str, Any] = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A source of arrays of one dtype and one order of magnitude."""
+
+    rng: np.random.Generator
+    dtype: str
+    index: int
+
+    @property
+    def realistic(self) -> bool:
+        """Whether magnitudes are those of training; float16 cannot hold them."""
+        return self.index % 3 == 2 and self.dtype != "float16"
+
+    def size(self, least: int, most: int) -> int:
+        """An integer from *least* to *most*."""
+        return int(self.rng.integers(least, most, endpoint=True))
+
+    def array(self, *shape: int, typical: float = 1.0) -> Any:
+        """Eighths or normal numbers; in realistic cases of the order of *typical*."""
+        if self.index % 3 == 0:
+            values = self.rng.integers(-16, 16, size=shape, endpoint=True) / 8
+        else:
+            values = self.rng.standard_normal(shape) * (typical if self.realistic else 1.0)
+        return np.asarray(values).astype(NUMPY_DTYPES[self.dtype])
+
+    def positive(self, *shape: int, typical: float = 1.0) -> Any:
+        """Like `array`, without sign."""
+        return np.abs(self.array(*shape, typical=typical))
+
+    def factors(self, d_out: int, d_in: int, r: int, *, typical: float = 0.02) -> Factors:
+        """B, s, A of the given sizes."""
+        arrays = (self.array(*shape, typical=typical) for shape in ((d_out, r), (r,), (r, d_in)))
+        return Factors(*arrays)
+
+    def averages(self, like: Factors, *, typical: float) -> Factors:
+        """Numbers without sign, in *like*'s shapes, in the dtype that state has."""
+        state_dtype = NUMPY_DTYPES["float64" if self.dtype == "float64" else "float32"]
+        return Factors(*(self.positive(*a.shape, typical=typical).astype(state_dtype) for a in like))
+
+    def shape(self) -> tuple[int, int, int]:
+        """d_out, d_in and r; every seventh case has rank 0."""
+        r = 0 if self.index % 7 == 5 else self.size(1, 3)
+        return self.size(1, 5), self.size(1, 5), r
+
+
+def linear(draw: Draw) -> Inputs:
+    """Arguments of a forward and a backward pass."""
+    d_out, d_in, r = draw.shape()
+    n = 0 if draw.index % 11 == 6 else draw.size(1, 4)
+    leading = [(n,), (), (2, n)][draw.index // 4 % 3]
+    mask = (draw.rng.random((*leading, d_in)) < 0.5) * 2.0
+    return {
+        "x": draw.array(*leading, d_in),
+        "W": draw.array(d_out, d_in, typical=0.05),
+        "factors": draw.factors(d_out, d_in, r),
+        "scale": [1.0, 0.375, -2.0, 1 / 3][draw.index % 4],
+        "bias": draw.array(d_out) if draw.index & 1 else None,
+        "dropout_mask": mask.astype(NUMPY_DTYPES[draw.dtype]) if draw.index & 2 else None,
+        "dy": draw.array(*leading, d_out, typical=1e-7),
+    }
+
+
+def weight(draw: Draw) -> Inputs:
+    """A weight, factors of its shape, and a scale."""
+    inputs = linear(draw)
+    return {name: inputs[name] for name in ("W", "factors", "scale")}
+
+
+def factors(draw: Draw) -> Inputs:
+    """Factors alone; in every fourth case orthonormal up to sign, where the penalty vanishes."""
+    d_out, d_in, r = draw.shape()
+    held = draw.factors(d_out, d_in, r, typical=0.3)
+    if draw.index % 4 == 3 and r <= min(d_out, d_in):
+        dtype = NUMPY_DTYPES[draw.dtype]
+        held = Factors(np.eye(d_out, r, dtype=dtype), held.s, -np.eye(r, d_in, dtype=dtype))
+    return {"factors": held}
+
+
+def initial(draw: Draw) -> Inputs:
+    """Sizes, a standard deviation, and the seed of the generator that is passed in."""
+    d_out, d_in, r = draw.shape()
+    like = np.zeros(1, dtype=NUMPY_DTYPES[draw.dtype])
+    return {"seed": draw.size(0, 999), "d_out": d_out, "d_in": d_in, "r": r, "std": [0.02, 1.0][draw.index % 2], "like": like}
+
+
+def importance(draw: Draw) -> Inputs:
+    """A state, in every fourth case from the start, and a pair of weights and gradients."""
+    weights = draw.factors(*draw.shape())
+    typical = 0.0 if draw.index % 4 == 0 else 2e-9
+    state = Importance(draw.averages(weights, typical=typical), draw.averages(weights, typical=typical))
+    if draw.index % 4 == 0:
+        state = Importance(*(Factors(*(np.zeros_like(a) for a in held)) for held in state))
+    grads = Factors(*(draw.array(*a.shape, typical=1e-7) for a in weights))
+    beta1, beta2 = [(0.85, 0.85), (0.5, 0.75), (0.0, 0.9), (0.9, 0.0)][draw.index % 4]
+    return {"state": state, "weights": weights, "grads": grads, "beta1": beta1, "beta2": beta2}
+
+
+def schedule(draw: Draw) -> Inputs:
+    """A schedule and the steps to ask it about: all when there are few, else the ends and some between."""
+    target = draw.size(0, 40)
+    warmup, window, final = draw.size(0, 20), draw.size(1, 60), draw.size(0, 20)
+    held = BudgetSchedule(
+        initial=target + [draw.size(0, 60), draw.size(0, 2000)][draw.index % 2],
+        target=target,
+        warmup=warmup,
+        final=final,
+        total=warmup + window + final,
+        interval=draw.size(1, 7),
+    )
+    return {"schedule": held, "steps": list(range(held.total + 3))}
+
+
+def scores(draw: Draw) -> Inputs:
+    """Scores of up to four matrices with ties and both zeros, a budget, and in every third case a cost."""
+    ranks = [draw.size(0 if i else 1, 5) for i in range(draw.size(1, 4))]
+    held = {f"layer{i}": draw.positive(r, typical=1e-14) for i, r in enumerate(ranks)}
+    if draw.index % 2:
+        pool = np.concatenate(list(held.values()))[:3]
+        signed = np.append(pool, [0.0, -0.0]).astype(pool.dtype)
+        held = {name: draw.rng.choice(signed, size=value.shape) for name, value in held.items()}
+    cost = {name: draw.size(1, 9) for name in held} if draw.index % 3 == 1 else None
+    whole = sum(r * (1 if cost is None else cost[name]) for r, name in zip(ranks, held, strict=True))
+    return {"scores": held, "budget": draw.size(0, whole), "cost": cost}
+
+
+def masked(draw: Draw) -> Inputs:
+    """Factors, and which triplets to keep."""
+    held = draw.factors(*draw.shape())
+    return {"factors": held, "keep": draw.rng.random(held.s.shape) < 0.5}
+
+
+def optimiser(draw: Draw) -> Inputs:
+    """Weights, gradients, moments after some steps (at first none), and hyperparameters."""
+    weights = draw.factors(*draw.shape())
+    grads = Factors(*(draw.array(*a.shape, typical=1e-7) for a in weights))
+    first = draw.averages(weights, typical=1e-7)
+    second = Factors(*(a * a for a in draw.averages(weights, typical=1e-7)))
+    steps = draw.size(1, 50)
+    if draw.index % 4 == 0:
+        first, second = (Factors(*(np.zeros_like(a) for a in held)) for held in (first, second))
+        steps = 0
+    return {
+        "weights": weights,
+        "grads": grads,
+        "state": AdamState(first, second, steps),
+        "learning_rate": [0.0625, 1e-3][draw.index % 2],
+        "weight_decay": [0.0, 0.125, 0.01][draw.index % 3],
+    }

@@ -1,0 +1,388 @@
+"""A small training run of the installed PEFT, recorded, and every stage of it checked from PEFT's own inputs to it.
+
+The network is the core's MLP of two matrices. PEFT's model, torch's autograd, clipping and AdamW, and PEFT's allocator
+train it in the order that PEFT's documentation gives: backward, clip, step, `update_and_allocate`, zero the gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adalora_ref.adamw import AdamState, init_adamw
+from adalora_ref.allocation import Masks
+from adalora_ref.array import Array
+from adalora_ref.budget import BudgetSchedule
+from adalora_ref.conformance import oracle_run, oracles
+from adalora_ref.conformance.bounds import Number, total
+from adalora_ref.conformance.lifting import evaluate
+from adalora_ref.conformance.oracle_run import CONSTANTS
+from adalora_ref.conformance.oracles import Triple
+from adalora_ref.conformance.peft_target import ADAPTER, Adapted, array, peers, recorded, tensor
+from adalora_ref.conformance.target import leaves, on_host
+from adalora_ref.conformance.verdict import Check, Expected, Row, Verdict, compare, row
+from adalora_ref.convention import PEFT
+from adalora_ref.factors import Factors, init_factors
+from adalora_ref.importance import Importance, init_importance
+from adalora_ref.loss import mean_square
+from adalora_ref.networks.mlp import MLP
+from adalora_ref.records import Config
+from adalora_ref.training import init_state, train_step
+
+Stage = tuple[str, Any, dict[str, Expected]]
+Each = dict[str, Factors]
+
+EQUATIONS = {
+    "ranknum": "ν = r_init, not trained",
+    "scale": "α / (r_init + 1e-5)",
+    "objective": "loss + γ / 2n · Σ (‖BᵀB − I‖_F + ‖AAᵀ − I‖_F)",
+    "gradient": "∇ objective by B, s and A",
+    "clipped": "g · min(1, c / (‖g‖ + 1e-6)), ‖g‖ over B, s and A of all matrices",
+    "adamw_step": "w ← (1 − lr·λ) w − lr · m̂ / (√v̂ + ε)",
+    "update_importance": "Ī ← β1 Ī + (1 − β1) |w g|;  Ū ← β2 Ū + (1 − β2) |I − Ī|, w after the step, g clipped",
+    "budget_at": "b⁰ to t_i, then the cubic in doubles, truncated",
+    "allocates_at": "ΔT divides t, t_i < t < T − t_f; and t = T − t_f",
+    "triplet_scores": "S_i = (Ī·Ū)(s_i) + mean over B[:, i] + mean over A[i, :]",
+    "allocate": "kept where S_i lies above the (N − b)-th smallest",
+    "prune": "s_i = 0 where not kept, after an allocation and in the last phase",
+}
+"""What is checked at each step, in the order in which the step computes it."""
+
+SHAPES = {"layer0": (6, 5), "layer1": (4, 6)}
+
+CONFIG = Config(
+    schedule=BudgetSchedule(initial=8, target=2, warmup=2, final=4, total=15, interval=2),
+    initial_rank=4,
+    alpha=4.0,
+    learning_rate=0.02,
+    orthogonality_weight=0.5,
+    weight_decay=0.05,
+    clip_norm=0.25,
+)
+"""T − t_f is no multiple of ΔT, so that the allocation there is the forced one; the gradient is clipped."""
+
+LANES = (("float32", False), ("float64", False), ("float64", True), ("bfloat16", False), ("bfloat16", True))
+"""Dtype of the frozen weights, and whether `ranknum` is frozen by hand; on float32 PEFT leaves it frozen."""
+
+RATES: dict[str, Any] = {
+    "learning_rate": CONFIG.learning_rate,
+    "beta1": CONFIG.adam_beta1,
+    "beta2": CONFIG.adam_beta2,
+    "epsilon": CONFIG.adam_epsilon,
+    "weight_decay": CONFIG.weight_decay,
+}
+
+
+class Step(NamedTuple):
+    """What one step of PEFT's run showed, as NumPy arrays; dictionaries are by matrix, in forward order.
+
+    Attributes
+    ----------
+    before, moved, after
+        Factors at the start of the step, after the optimiser, after the mask.
+    rank, trained, scale
+        PEFT's `ranknum`, whether it requires a gradient, and `scaling` / (`ranknum` + 1e-5).
+    objective
+        The loss with the regulariser in it.
+    gradient, clipped
+        As autograd left it, and after clipping.
+    importance
+        The averages after their update; those of the step before where there was none.
+    scores
+        Of the allocation; None where none was made.
+    masks
+        Who was kept by the latest allocation.
+    """
+
+    step: int
+    x: Array
+    target: Array
+    before: Each
+    rank: dict[str, Array]
+    trained: dict[str, Array]
+    scale: dict[str, Array]
+    objective: Array
+    gradient: Each
+    clipped: Each
+    moved: Each
+    optimizer: dict[str, AdamState]
+    importance: dict[str, Importance]
+    budget: int
+    scores: dict[str, Array] | None
+    masks: Masks
+    after: Each
+
+
+class Run(NamedTuple):
+    """A recorded run: our network with PEFT's weights, the dtypes of base and adapters, and the steps."""
+
+    network: MLP
+    base: str
+    adapters: str
+    frozen: bool
+    steps: tuple[Step, ...]
+
+
+class Growth(NamedTuple):
+    """The largest difference between PEFT's factors and ours after a step, and relative to the largest factor."""
+
+    step: int
+    absolute: float
+    relative: float
+
+
+# RECORDING
+
+
+@lru_cache(maxsize=8)
+def record(base_dtype: str, *, freeze_ranknum: bool, seed: int = 0) -> Run:
+    """Train with PEFT and keep what every step showed.
+
+    Parameters
+    ----------
+    base_dtype
+        Of the frozen weights: float32, float64 or bfloat16; PEFT holds adapters of a bfloat16 base in float32.
+    freeze_ranknum
+        False: `ranknum` as PEFT ships it. True: frozen, as it is meant to be.
+    """
+    torch, _ = peers()
+    dtype, rng = getattr(torch, base_dtype), np.random.default_rng(seed)
+    weights = {name: tensor(rng.standard_normal(shape)).to(dtype) for name, shape in SHAPES.items()}
+    biases = {name: tensor(rng.standard_normal(shape[0])).to(dtype) for name, shape in SHAPES.items()}
+    held = _adapted(weights, biases)
+    for name, shape in SHAPES.items():
+        held.load(name, init_factors(rng, *shape, CONFIG.initial_rank, like=np.zeros(1)))
+        if freeze_ranknum:
+            held.layer(name).ranknum[ADAPTER].requires_grad_(False)
+    parameters = [p for p in held.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=CONFIG.learning_rate, weight_decay=CONFIG.weight_decay)
+    seen = {method: recorded(held.allocator, method) for method in ("mask_to_budget", "_combine_ipt")}
+    steps: list[Step] = []
+    for t in range(CONFIG.schedule.total):
+        x, target = (tensor(rng.standard_normal((4, d))).to(dtype) for d in (5, 4))
+        trained = _trained(t, x, target, held, optimizer)
+        allocated = _allocated(t, held, seen, steps[-1] if steps else None)
+        optimizer.zero_grad()
+        steps.append(Step(step=t, x=_wide(x), target=_wide(target), **trained, **allocated))
+    network = MLP({n: _wide(W) for n, W in weights.items()}, {n: _wide(b) for n, b in biases.items()}, mean_square)
+    return Run(network, base_dtype, steps[0].after["layer0"].s.dtype.name, freeze_ranknum, tuple(steps))
+
+
+def _adapted(weights: dict[str, Any], biases: dict[str, Any]) -> Adapted:
+    torch, _ = peers()
+    schedule = CONFIG.schedule
+    return Adapted(
+        weights,
+        dict.fromkeys(weights, CONFIG.initial_rank),
+        biases=biases,
+        loss=torch.nn.functional.mse_loss,
+        lora_alpha=CONFIG.alpha,
+        orth_reg_weight=CONFIG.orthogonality_weight,
+        target_r=schedule.target // len(weights),
+        tinit=schedule.warmup,
+        tfinal=schedule.final,
+        total_step=schedule.total,
+        deltaT=schedule.interval,
+    )
+
+
+def _trained(t: int, x: Any, target: Any, held: Adapted, optimizer: Any) -> dict[str, Any]:
+    """Forward, backward, clipping and the optimiser's step, with a look at everything on the way."""
+    torch, _ = peers()
+    names = list(held.network.layers)
+    ranks = {name: held.layer(name).ranknum[ADAPTER] for name in names}
+    seen: dict[str, Any] = {
+        "rank": {name: array(rank)[0] for name, rank in ranks.items()},
+        "trained": {name: np.asarray(rank.requires_grad) for name, rank in ranks.items()},
+        "scale": {name: array(held.layer(name).scaling[ADAPTER] / (rank + 1e-5))[0] for name, rank in ranks.items()},
+        "before": {name: held.factors(name) for name in names},
+    }
+    loss = held.model(input_ids=x, labels=target).loss
+    loss.backward()
+    seen["objective"] = _wide(loss)
+    seen["gradient"] = {name: held.factors(name, lambda p: p.grad) for name in names}
+    torch.nn.utils.clip_grad_norm_(held.model.parameters(), CONFIG.clip_norm)
+    seen["clipped"] = {name: held.factors(name, lambda p: p.grad) for name in names}
+    optimizer.step()
+    seen["moved"] = {name: held.factors(name) for name in names}
+    seen["optimizer"] = {name: _moments(held, name, optimizer, t + 1) for name in names}
+    return seen
+
+
+def _moments(held: Adapted, name: str, optimizer: Any, steps: int) -> AdamState:
+    first, second = (
+        held.factors(name, lambda p, moment=moment: optimizer.state[p][moment])  # type: ignore[misc]
+        for moment in ("exp_avg", "exp_avg_sq")
+    )
+    return AdamState(first, second, steps)
+
+
+def _allocated(t: int, held: Adapted, seen: dict[str, list[Any]], previous: Step | None) -> dict[str, Any]:
+    """`update_and_allocate`, and what its allocator did."""
+    for calls in seen.values():
+        calls.clear()
+    held.model.base_model.update_and_allocate(t)
+    names, (patterns, scores) = list(held.network.layers), seen.values()
+    masks = previous.masks if previous else {name: np.ones(CONFIG.initial_rank, dtype=bool) for name in names}
+    if patterns:
+        masks = dict(zip(names, (np.asarray(mask) for mask in patterns[0].values()), strict=True))
+    # At T − t_f PEFT forgets its averages, which had their last update the step before.
+    if previous and t >= CONFIG.schedule.end_of_pruning:
+        importance = previous.importance
+    else:
+        importance = {name: held.averages(name) for name in names}
+    return {
+        "importance": importance,
+        "budget": held.allocator.budget_schedule(t)[0],
+        "scores": dict(zip(names, (array(s) for s in scores), strict=True)) if patterns else None,
+        "masks": masks,
+        "after": {name: held.factors(name) for name in names},
+    }
+
+
+def _wide(value: Any) -> Array:
+    """Return a tensor as an array; NumPy itself has no bfloat16, so that goes into float32, which holds it."""
+    return array(value.float() if value.dtype is peers()[0].bfloat16 else value)
+
+
+# CHECKING
+
+
+def check_run(base_dtype: str, *, freeze_ranknum: bool) -> list[Row]:
+    """Check every stage of a recorded run from PEFT's own inputs to it; one row for each quantity."""
+    checks = run_checks(record(base_dtype, freeze_ranknum=freeze_ranknum))
+    return [row(name, equation, [c for c in checks if c.stage == name]) for name, equation in EQUATIONS.items()]
+
+
+def run_checks(run: Run) -> list[Check]:
+    """All checks of a run in the order in which it computed what they check, so that the first failure comes first."""
+    lane = f"{run.base}/{'frozen' if run.frozen else 'shipped'}"
+    return [
+        Check(stage, f"{lane}/step {held.step}", "torch", run.base, *compare(f"{stage}{path}", found[path], want))
+        for before, held in zip((None, *run.steps), run.steps, strict=False)
+        for stage, got, expected in _stages(run, held, before)
+        for found in ({path: on_host(value) for path, value in leaves(got)},)
+        for path, want in expected.items()
+    ]
+
+
+def run_rows() -> Iterator[Row]:
+    """One row for each base and each state of `ranknum`; its diagnosis names the quantity that departs first."""
+    for base, frozen in LANES:
+        run = record(base, freeze_ranknum=frozen)
+        name = f"train_step on {base}, ranknum {'frozen' if frozen else 'as shipped'}"
+        checks = run_checks(run)
+        yield row(name, "every stage from its own inputs", checks, partial(_first, run, checks))
+
+
+def _first(run: Run, checks: list[Check]) -> str:
+    """Say where a run first departs, and how far `ranknum` has gone if that is it."""
+    first = next(check for check in checks if check.verdict is Verdict.FAIL)
+    if first.stage != "ranknum":
+        return f"{first.stage} departs first: {EQUATIONS[first.stage]}"
+    start, end = run.steps[0].rank, run.steps[-1].rank
+    drift = ", ".join(f"{name} {start[name]:.6g} → {end[name]:.6g}" for name in start)
+    return f"ranknum departs first: it requires a gradient, so the optimiser moves it and the scale drifts; {drift}"
+
+
+def _stages(run: Run, held: Step, before: Step | None) -> Iterator[Stage]:
+    """Yield each quantity of a step: its name, what PEFT's run has, and what its own inputs make it."""
+    yield from _scaling(run, held)
+    yield from _gradients(run, held)
+    yield from _updates(run, held, before)
+    yield from _allocations(run, held)
+
+
+def _scaling(run: Run, held: Step) -> Iterator[Stage]:
+    rank = np.asarray(float(CONFIG.initial_rank), dtype=run.adapters)
+    shipped = {n: {"value": held.rank[n], "requires_grad": held.trained[n]} for n in held.rank}
+    yield "ranknum", shipped, _exact({n: {"value": rank, "requires_grad": np.asarray(False)} for n in held.rank})
+    scales = evaluate(_scales, dict.fromkeys(held.rank, rank), CONFIG, CONSTANTS, working=run.adapters, like=held.scale)
+    yield "scale", held.scale, scales
+
+
+def _gradients(run: Run, held: Step) -> Iterator[Stage]:
+    own = (held.before, held.rank, [(held.x, held.target)], run.network, CONFIG, CONSTANTS)
+    expected = evaluate(_objective, *own, working=run.base, like=(held.objective, held.gradient))
+    yield "objective", held.objective, {"": expected.pop("[0]")}
+    yield "gradient", held.gradient, {path.removeprefix("[1]"): want for path, want in expected.items()}
+    expected = evaluate(_clipped, held.gradient, CONFIG, CONSTANTS, working=run.adapters, like=held.clipped)
+    yield "clipped", held.clipped, expected
+
+
+def _updates(run: Run, held: Step, before: Step | None) -> Iterator[Stage]:
+    moments = {n: init_adamw(f) for n, f in held.before.items()} if before is None else before.optimizer
+    got = {n: {"weights": held.moved[n], "state": held.optimizer[n]} for n in held.before}
+    rule, own = _by_matrix(oracles.adamw_step), (held.before, held.clipped, moments)
+    expected = evaluate(rule, *own, working=run.adapters, like=got, **RATES)
+    yield "adamw_step", got, expected
+    if held.step < CONFIG.schedule.end_of_pruning:
+        averages = {n: init_importance(f) for n, f in held.before.items()} if before is None else before.importance
+        betas = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
+        rule, pairs = _by_matrix(oracles.update_importance), (averages, held.moved, held.clipped)
+        expected = evaluate(rule, *pairs, working=run.adapters, like=held.importance, **betas)
+        yield "update_importance", held.importance, expected
+
+
+def _allocations(run: Run, held: Step) -> Iterator[Stage]:
+    schedule, t = CONFIG.schedule, held.step
+    budget, due = oracles.budget_in_doubles(schedule, t), oracles.allocates_as_peft(schedule, t)
+    yield "budget_at", held.budget, _exact(budget)
+    yield "allocates_at", held.scores is not None, _exact(due)
+    if held.scores is not None:
+        rule = _by_matrix(oracles.triplet_scores)
+        yield "triplet_scores", held.scores, evaluate(rule, held.importance, working=run.adapters, like=held.scores)
+        kept = oracles.allocate_above_threshold({n: s.tolist() for n, s in held.scores.items()}, budget)
+        yield "allocate", held.masks, _exact({n: np.asarray(mask) for n, mask in kept.items()})
+    masked = due or t > schedule.end_of_pruning
+    keep = {n: mask | (not masked) for n, mask in held.masks.items()}
+    rule = _by_matrix(oracles.prune)
+    yield "prune", held.after, evaluate(rule, held.moved, keep, working=run.adapters, like=held.after)
+
+
+def _exact(value: Any) -> dict[str, Expected]:
+    return {path: Expected.exact(on_host(a), on_host(a).dtype.name) for path, a in leaves(value)}
+
+
+# ORACLES OF THE RUN
+
+
+def _by_matrix(oracle: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Lift an oracle for one matrix to dictionaries of them."""
+    return lambda *held, **options: {n: oracle(*(by_name[n] for by_name in held), **options) for n in held[0]}
+
+
+def _scales(ranks: dict[str, Number], config: Any, constants: Any) -> dict[str, Number]:
+    return {n: config.alpha / (rank + constants["rank_epsilon"]) for n, rank in ranks.items()}
+
+
+def _objective(
+    factors: Any, ranks: Any, batch: Any, network: Any, config: Any, constants: Any
+) -> tuple[Number, dict[str, Triple]]:
+    """Loss and penalty in one number, and its gradient, at the scales that PEFT's own ranks make."""
+    loss, task = oracle_run.task_gradient(factors, _scales(ranks, config, constants), batch, network)
+    penalty, regular = oracle_run.weighted_penalty(factors, config, PEFT)
+    return total([loss, penalty]), {n: oracle_run.plus(task[n], regular[n]) for n in task}
+
+
+def _clipped(gradient: Any, config: Any, constants: Any) -> dict[str, Triple]:
+    return oracle_run.clip(gradient, config.clip_norm, constants["norm_epsilon"])
+
+
+# BESIDE OURS
+
+
+def growth(run: Run) -> list[Growth]:
+    """Train with `train_step` under the convention PEFT, from the same start on the same batches; compare factors."""
+    state = init_state(run.network, CONFIG, np.random.default_rng(0), convention=PEFT)
+    state, grown = state._replace(factors=run.steps[0].before), []
+    for held in run.steps:
+        state, _ = train_step(state, [(held.x, held.target)], run.network, CONFIG, convention=PEFT)
+        pairs = [pair for n, ours in state.factors.items() for pair in zip(ours, held.after[n], strict=True)]
+        largest = max(float(np.max(np.abs(theirs))) for _, theirs in pairs)
+        apart = max(float(np.max(np.abs(ours - theirs))) for ours, theirs in pairs)
+        grown.append(Growth(held.step, apart, apart / largest))
+    return grown

@@ -1,0 +1,165 @@
+"""What is checked: a module or object that has some of the public functions, and how to hand it arrays."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adalora_ref.array import backend, like_host, to_numpy
+from adalora_ref.conformance.cases import NUMPY_DTYPES
+from adalora_ref.factors import Factors
+
+UNDECLARED_DTYPES = ("float64", "float32")
+
+
+class CannotExpress(ValueError):
+    """Raised by a target for a call that its implementation has no way to make; the kit lists it as not run."""
+
+
+class TargetError(Exception):
+    """A target that cannot be checked at all: wrong usage, not a failed check."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """An implementation, under the name that the report gives it.
+
+    Attributes
+    ----------
+    held
+        Any object or module with some of the public functions of `adalora_ref`. It may declare `dtypes` (names),
+        `accumulation` (dtype name in which it computes 16-bit results) and `array_library`; undeclared means NumPy
+        arrays, float64 and float32.
+    library
+        Overrides `array_library`.
+    """
+
+    name: str
+    held: Any
+    library: str | None = None
+
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """Return the public function of that name, if the target has it."""
+        found = getattr(self.held, name, None)
+        return found if callable(found) else None
+
+    def lacks_option(self, name: str, option: str) -> bool:
+        """Whether the function's signature has no room for the keyword *option*."""
+        function = self.function(name)
+        try:
+            parameters = inspect.signature(function).parameters.values() if function else ()
+        except (TypeError, ValueError):  # built-in functions may show no signature
+            return False
+        return not any(p.name == option or p.kind is p.VAR_KEYWORD for p in parameters)
+
+    @property
+    def array_library(self) -> str:
+        """The library whose arrays the target takes."""
+        return self.library or str(getattr(self.held, "array_library", "numpy"))
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Names of the dtypes that the target claims to support."""
+        declared = tuple(getattr(self.held, "dtypes", UNDECLARED_DTYPES))
+        unknown = [name for name in declared if name not in NUMPY_DTYPES]
+        if unknown or not declared:
+            raise TargetError(f"{self.name}.dtypes must be among {', '.join(NUMPY_DTYPES)}; got {declared}")
+        return declared
+
+    @property
+    def accumulation(self) -> str:
+        """The dtype in which 16-bit results are computed before they are rounded once."""
+        declared = str(getattr(self.held, "accumulation", "float32"))
+        if declared not in NUMPY_DTYPES:
+            raise TargetError(f"{self.name}.accumulation must be among {', '.join(NUMPY_DTYPES)}; got {declared!r}")
+        return declared
+
+    def hand_over(self, value: Any) -> Any:
+        """Return *value* with every NumPy array in it as a fresh array of the target's library."""
+        xp = backend(self.array_library)
+
+        def move(a: Any) -> Any:
+            if self.array_library == "numpy":
+                return a.copy()
+            if a.dtype.kind in "biu":
+                return xp.asarray(a)
+            like = xp.zeros((1,), dtype=getattr(xp, a.dtype.name))
+            return like_host(a, like)
+
+        return tree_map(move, value)
+
+
+def load_target(spec: str) -> Target:
+    """Import ``package.module:object`` or ``package.module``; the current directory is importable.
+
+    A class is instantiated without arguments.
+
+    Raises
+    ------
+    TargetError
+        If there is no such module or object, or it has no public function of `adalora_ref`. What the module itself
+        raises while it is imported is passed on.
+    """
+    module_name, _, path = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise TargetError(f"a target is written package.module or package.module:object; got {spec!r}")
+    try:
+        held: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise
+        raise TargetError(f"there is no module {error.name!r} to import for the target {spec!r}") from None
+    for attribute in filter(None, path.split(".")):
+        if not hasattr(held, attribute):
+            raise TargetError(f"{module_name!r} has no {path!r}")
+        held = getattr(held, attribute)
+    return Target(spec, held() if inspect.isclass(held) else held)
+
+
+def tree_map(f: Callable[[Any], Any], value: Any) -> Any:
+    """Apply *f* to every NumPy array inside Factors, tuples, lists and dictionaries."""
+    if isinstance(value, np.ndarray):
+        return f(value)
+    if isinstance(value, Factors):
+        return Factors(*(tree_map(f, a) for a in value))
+    if isinstance(value, dict):
+        return {key: tree_map(f, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(tree_map(f, item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(tree_map(f, item) for item in value)
+    return value
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk through results: every array or number with the path that names it, ``uncertainty.B`` or ``[layer0]``."""
+    if isinstance(value, Factors):
+        for name, a in zip(("B", "s", "A"), value, strict=True):
+            yield f"{path}.{name}".lstrip("."), a
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, f"{path}[{key}]")
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for name, item in zip(value._fields, value, strict=True):
+            yield from leaves(item, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{path}[{index}]")
+    elif value is not None:
+        yield path, value
+
+
+def on_host(value: Any) -> Any:
+    """Return an array of any library, or a number, as a NumPy array."""
+    return np.asarray(value) if isinstance(value, bool | int | float) else np.asarray(to_numpy(value))
+
+

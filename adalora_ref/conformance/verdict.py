@@ -1,0 +1,175 @@
+"""From results to verdicts: one check per case, one row per stage, one exit status per report."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Verdict(enum.StrEnum):
+    """What can be said of a check, a stage or a target."""
+
+    PASS = "PASS"
+    WARN = "WARN"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NOT_RUN = "NOT RUN"
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """One tensor as it should be: value = high + low, and how far each element may lie from it.
+
+    `error` is the worst-case rounding-error bound, `sharp` the tighter tier above which a result is suspicious; both are 0 where
+    the result is exact.
+    """
+
+    high: Any
+    low: Any
+    error: Any
+    sharp: Any
+    dtype: str
+
+    @classmethod
+    def exact(cls, value: Any, dtype: str) -> Expected:
+        """A result without rounding."""
+        high = np.asarray(value)
+        zeros = np.zeros(high.shape)
+        return cls(high, zeros, zeros, zeros, dtype)
+
+
+class Divergence(NamedTuple):
+    """The worst element of a quantity that departs from the mathematics."""
+
+    quantity: str
+    element: tuple[int, ...]
+    got: float
+    expected: float
+    bound: float
+    ratio: float
+    ulps: float
+
+
+class Check(NamedTuple):
+    """One case of one stage, on one array library in one dtype."""
+
+    stage: str
+    case: str
+    library: str
+    dtype: str
+    verdict: Verdict
+    ratio: float = 0.0
+    divergence: Divergence | None = None
+    reason: str = ""
+
+
+class Row(NamedTuple):
+    """All checks of one stage."""
+
+    stage: str
+    equation: str
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    diagnosis: str = ""
+
+    @property
+    def run(self) -> int:
+        """How many checks ran."""
+        return sum(check.verdict is not Verdict.NOT_RUN for check in self.checks)
+
+    @property
+    def inconclusive(self) -> int:
+        """How many checks ran but could not decide."""
+        return sum(check.verdict is Verdict.INCONCLUSIVE for check in self.checks)
+
+    @property
+    def worst(self) -> float:
+        """Largest error over bound of the conclusive checks."""
+        return max((c.ratio for c in self.checks if c.verdict in CONCLUSIVE), default=math.nan)
+
+    @property
+    def first_failure(self) -> Check | None:
+        """The first check that failed."""
+        return next((check for check in self.checks if check.verdict is Verdict.FAIL), None)
+
+
+CONCLUSIVE = (Verdict.PASS, Verdict.WARN, Verdict.FAIL)
+TINY = 2.0**-900
+"""Bounds below this come from underflow alone, and decide."""
+
+
+def compare(quantity: str, got: Any, expected: Expected) -> tuple[Verdict, float, Divergence | None, str]:
+    """Hold one result against what is expected: verdict, error over bound, worst element and, in words, a wrong form."""
+    if got.shape != expected.high.shape:
+        return Verdict.FAIL, math.inf, None, f"{quantity} must have shape {expected.high.shape}; got {got.shape}"
+    if got.dtype.name != expected.dtype:
+        return Verdict.FAIL, math.inf, None, f"{quantity} must have dtype {expected.dtype}; got {got.dtype.name}"
+    error, ratio = deviation(got, expected)
+    if not got.size:
+        return Verdict.PASS, 0.0, None, ""
+    worst = int(np.argmax(ratio))
+    largest = float(ratio.reshape(-1)[worst])
+    if not np.all(np.isfinite(expected.error)):
+        return Verdict.INCONCLUSIVE, largest, None, f"the bound of {quantity} is not finite"
+    if largest > 1.0:
+        return Verdict.FAIL, largest, _divergence(quantity, got, expected, error, ratio, worst), ""
+    bound = np.linalg.norm(expected.error)
+    if bound > TINY and bound > np.linalg.norm(np.asarray(expected.high, dtype=np.float64)) / 10:
+        return Verdict.INCONCLUSIVE, largest, None, f"the bound of {quantity} exceeds a tenth of its value"
+    return (Verdict.WARN if np.any(error > expected.sharp) else Verdict.PASS), largest, None, ""
+
+
+def deviation(got: Any, expected: Expected) -> tuple[Any, Any]:
+    """Return |got − expected| and its ratio to the bound, element by element; 0/0 is 0, and what is not finite is ∞."""
+    wide = got.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        error = np.abs((wide - expected.high) - expected.low)
+        error = np.where(np.isfinite(wide), error, np.inf)
+        return error, np.where(error == 0, 0.0, error / expected.error)
+
+
+def _divergence(quantity: str, got: Any, expected: Expected, error: Any, ratio: Any, worst: int) -> Divergence:
+    element = tuple(int(i) for i in np.unravel_index(worst, got.shape))
+    value = float(expected.high[element])
+    eps = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(expected.dtype)
+    ulp = 1.0 if eps is None else eps * 2.0 ** math.floor(math.log2(abs(value))) if value else math.nan
+    return Divergence(
+        quantity,
+        element,
+        float(got[element]),
+        value,
+        float(expected.error[element]),
+        float(ratio[element]),
+        float(error[element]) / ulp,
+    )
+
+
+def judge(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict over several: one failure fails; inconclusive only if nothing was conclusive."""
+    found = set(verdicts) - {Verdict.NOT_RUN}
+    for verdict in (Verdict.FAIL, Verdict.WARN, Verdict.PASS, Verdict.INCONCLUSIVE):
+        if verdict in found:
+            return verdict
+    return Verdict.NOT_RUN
+
+
+def row(stage: str, equation: str, checks: Iterable[Check], diagnose: Callable[[], str] = str) -> Row:
+    """Sum up the checks of a stage; *diagnose* is asked only when one of them failed."""
+    checks = tuple(checks)
+    verdict = judge(check.verdict for check in checks)
+    return Row(stage, equation, verdict, checks, diagnose() if verdict is Verdict.FAIL else "")
+
+
+def exit_status(rows: Iterable[Row], require: Iterable[str] = ()) -> int:
+    """0 conforms; 1 does not; 3 where a stage is inconclusive, or a required one did not run."""
+    verdicts = [(r.stage, r.verdict) for r in rows]
+    if any(verdict is Verdict.FAIL for _, verdict in verdicts):
+        return 1
+    ran = {stage for stage, verdict in verdicts if verdict is not Verdict.NOT_RUN}
+    inconclusive = any(verdict is Verdict.INCONCLUSIVE for _, verdict in verdicts)
+    return 3 if inconclusive or not ran or not set(require) <= ran else 0
