@@ -82,7 +82,7 @@ def test_importance_by_hand() -> None:
         (of(2), of(1)), of(-2), of(3), beta1=Fraction(1, 2), beta2=Fraction(1, 4)
     )
     assert (mean, deviation) == (of(4), ([[Fraction(7, 4)]], [Fraction(7, 4)], [[Fraction(7, 4)] * 2]))
-    assert oracles.triplet_scores(([[[1], [3]], [2], [[4]]], [[[1], [1]], [3], [[2]]])) == [16]  # 6 + (1 + 3) / 2 + 8
+    assert oracles.triplet_scores((([[1], [3]], [2], [[4]]), ([[1], [1]], [3], [[2]]))) == [16]  # 6 + (1 + 3) / 2 + 8
 
 
 def test_schedule_by_hand() -> None:
