@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -91,3 +91,29 @@ def digits(backend: str, convention: str, seed: int, seeds: int, out: Path | Non
             results = experiment.run(options, settings, watch)
         show(results, options, settings, console)
         click.echo(f"\nwritten to {options.folder}")
+
+
+@main.command()
+@click.argument("target", required=False)
+@click.option("--convention", metavar="NAME", help="SPEC (the default), PAPER, LORALIB, PEFT or LORA.")
+@click.option(
+    "--dtype", "dtypes", multiple=True, metavar="NAME", help="float64, float32, float16 or bfloat16; repeatable."
+)
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Check this stage alone; repeatable.")
+@click.option("--require", multiple=True, metavar="NAME", help="Insist that this stage runs; repeatable.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the cases.")
+@click.option("--preset", type=click.Choice(["quick", "default", "thorough"]), default="default", show_default=True)
+@click.option("--json", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict as JSON.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict as JUnit XML.")
+def verify(target: str | None, **options: Any) -> None:
+    """Check TARGET against the mathematics; without one, the reference itself, and one planted mistake.
+
+    TARGET is package.module:object or package.module, found here or among what is installed; or peft, the installed
+    PEFT. The exit status is 0 if it conforms, 1 if not, 2 for wrong usage, 3 if a stage is inconclusive or a stage
+    named by --require did not run.
+    """
+    with in_one_sentence():
+        from adalora_ref.conformance import command
+
+        status = command.verify(target, command.Options(**options), make_console())
+    raise SystemExit(status)

@@ -222,7 +222,7 @@ def test_other_forms_of_the_penalty_lie_within() -> None:
 
 def adamw_otherwise(i: dict[str, Any]) -> Any:
     """Interpolate the first moment; divide the root by the root of its correction, and the rate by the other."""
-    rate, decay, t = i["learning_rate"], i["weight_decay"], i["state"].steps + 1
+    rate, decay, t = i["learning_rate"], i["weight_decay"] or 0.0, i["state"].steps + 1
     length, root = np.float32(rate / (1 - 0.9**t)), np.float32(math.sqrt(1 - 0.999**t))
 
     def first(m: Any, g: Any) -> Any:
@@ -243,7 +243,7 @@ def test_adamw_in_another_arrangement_lies_within() -> None:
     for index in range(200):
         i = cases.optimiser(Draw(np.random.default_rng([4, index]), "float32", index))
         got = adamw_otherwise(i)
-        rates = {"learning_rate": i["learning_rate"], "weight_decay": i["weight_decay"], **rounding_error.ADAM}
+        rates = {"learning_rate": i["learning_rate"], "weight_decay": i["weight_decay"] or 0.0, **rounding_error.ADAM}
         want = evaluate(oracles.adamw_step, i["weights"], i["grads"], i["state"], **rates, working="float32", like=got)
         assert worst(got, want) <= 1.0, index
 

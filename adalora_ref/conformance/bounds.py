@@ -202,7 +202,7 @@ class Bounded:
         return self.applied(1 / self.value, 1 / size / size, self.bound / size / least, 1.0)
 
 
-def number(value: float | int, /, arithmetic: Arithmetic) -> Bounded:
+def number(value: float, /, arithmetic: Arithmetic) -> Bounded:
     """Return an element of an array: exactly what it is."""
     value = float(value)
     size = abs(value)
@@ -215,7 +215,7 @@ def number(value: float | int, /, arithmetic: Arithmetic) -> Bounded:
     return Bounded(arithmetic, DIGITS.mpf(value), size, 0.0, 0.0, peak, depth, grid)
 
 
-def scalar(value: float | int, /, arithmetic: Arithmetic) -> Bounded:
+def scalar(value: float, /, arithmetic: Arithmetic) -> Bounded:
     """Return a hyperparameter or constant, which may be rounded to the working dtype on arrival."""
     held = number(value, arithmetic)
     if not arithmetic.holds(held.magnitude):
@@ -285,7 +285,7 @@ def rounded(a: Number, arithmetic: Arithmetic, /) -> Number:
         return a
     fresh = arithmetic.unit * (size + error)
     error = error + fresh + arithmetic.tiny if size + error + fresh <= arithmetic.largest else math.inf
-    return a.formed(a.value, error, a.variance + fresh * fresh)
+    return a.formed(a.value, error, a.variance + fresh * fresh + arithmetic.tiny * arithmetic.tiny)
 
 
 def sqrt(a: Number, /) -> Number:

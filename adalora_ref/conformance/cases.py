@@ -1,13 +1,14 @@
 """Canonical inputs: for each stage a function that draws the arguments of one call, as NumPy arrays.
 
-A case is drawn from a generator, an index and a dtype. The index walks through what must not be missed (bias, mask, leading
-shapes, rank 0, no samples, ties); the generator fills in sizes and numbers. Magnitudes alternate between eighths, where much
-of the arithmetic is exact, ordinary ones, and those of real training: factors of 0.02, gradients of 1e-7.
+A case is drawn from a generator, an index and a dtype. The index walks through what must not be missed (bias, mask,
+leading shapes, rank 0, no samples, ties); the generator fills in sizes and numbers. Magnitudes alternate between
+eighths, where much of the arithmetic is exact, ordinary ones, and those of real training: factors of 0.02, gradients
+of 1e-7.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -17,6 +18,7 @@ from adalora_ref.adamw import AdamState
 from adalora_ref.budget import BudgetSchedule
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
+from adalora_ref.records import Config, TrainState
 
 Inputs = dict[str, Any]
 
@@ -110,7 +112,67 @@ def initial(draw: Draw) -> Inputs:
     """Sizes, a standard deviation, and the seed of the generator that is passed in."""
     d_out, d_in, r = draw.shape()
     like = np.zeros(1, dtype=NUMPY_DTYPES[draw.dtype])
-    return {"seed": draw.size(0, 999), "d_out": d_out, "d_in": d_in, "r": r, "std": [0.02, 1.0][draw.index % 2], "like": like}
+    return {
+        "seed": draw.size(0, 999),
+        "d_out": d_out,
+        "d_in": d_in,
+        "r": r,
+        "std": [None, 1.0][draw.index % 2],
+        "like": like,
+    }
+
+
+def network(draw: Draw) -> Inputs:
+    """Weights and bias of two layers of at most three units, and whether the loss is cross entropy or mean square."""
+    d_in, hidden, d_out = draw.size(1, 3), draw.size(1, 3), draw.size(2, 3)
+    weights = {"first": draw.array(hidden, d_in), "last": draw.array(d_out, hidden)}
+    return {"weights": weights, "biases": {"first": draw.array(hidden)}, "labels": draw.index % 2 == 1}
+
+
+def start(draw: Draw) -> Inputs:
+    """A network, a configuration, and the seed of the generator that is passed in."""
+    net, r = network(draw), draw.size(0 if draw.index % 7 == 5 else 1, 2)
+    return net | {"config": _config(draw, r, len(net["weights"])), "seed": draw.size(0, 999)}
+
+
+def training(draw: Draw) -> Inputs:
+    """A network, a batch of one or two micro-batches, and a state somewhere in a run.
+
+    Numbers are of ordinary magnitude: ties of scores are the allocation's.
+    """
+    draw = replace(draw, index=3 * draw.index + 1)
+    net, r = network(draw), draw.size(1, 2)
+    wide = draw if draw.dtype == "float64" else replace(draw, dtype="float32")
+    held = {name: wide.factors(W.shape[0], W.shape[1], r) for name, W in net["weights"].items()}
+    state = TrainState(
+        draw.size(0, 7),
+        held,
+        {n: Importance(wide.averages(f, typical=1.0), wide.averages(f, typical=1.0)) for n, f in held.items()},
+        {n: AdamState(f, wide.averages(f, typical=1.0), draw.size(0, 9)) for n, f in held.items()},
+        {n: draw.rng.random(r) < 0.7 for n in held},
+    )
+    d_out, d_in = net["weights"]["last"].shape[0], net["weights"]["first"].shape[1]
+
+    def target() -> Any:
+        return draw.rng.integers(0, d_out, 2) if net["labels"] else draw.array(2, d_out)
+
+    batch = [(draw.array(2, d_in), target()) for _ in range(draw.size(1, 2))]
+    return net | {"state": state, "batch": batch, "config": _config(draw, r, len(held))}
+
+
+def _config(draw: Draw, r: int, matrices: int) -> Config:
+    whole = matrices * r
+    plan = BudgetSchedule(
+        initial=whole, target=draw.size(0, whole), warmup=1, final=2, total=7, interval=draw.size(1, 2)
+    )
+    return Config(
+        schedule=plan,
+        initial_rank=r,
+        alpha=1.5,
+        learning_rate=0.01,
+        weight_decay=0.1,
+        clip_norm=[None, 0.5][draw.size(0, 1)],
+    )
 
 
 def importance(draw: Draw) -> Inputs:
@@ -126,11 +188,17 @@ def importance(draw: Draw) -> Inputs:
 
 
 def schedule(draw: Draw) -> Inputs:
-    """A schedule and the steps to ask it about: all when there are few, else the ends and some between."""
-    target = draw.size(0, 40)
-    warmup, window, final = draw.size(0, 20), draw.size(1, 60), draw.size(0, 20)
+    """A schedule, and every step of it and a few beyond.
+
+    In every third case the budget is a whole number at each step, which doubles often miss from below.
+    """
+    target, warmup, window, final = draw.size(0, 40), draw.size(0, 20), draw.size(1, 60), draw.size(0, 20)
+    falls_by = [draw.size(0, 60), draw.size(0, 2000)][draw.index % 2]
+    if draw.index % 3 == 0:
+        window = draw.size(3, 12)
+        falls_by = window**3 * draw.size(1, 3)
     held = BudgetSchedule(
-        initial=target + [draw.size(0, 60), draw.size(0, 2000)][draw.index % 2],
+        initial=target + falls_by,
         target=target,
         warmup=warmup,
         final=final,
@@ -174,5 +242,5 @@ def optimiser(draw: Draw) -> Inputs:
         "grads": grads,
         "state": AdamState(first, second, steps),
         "learning_rate": [0.0625, 1e-3][draw.index % 2],
-        "weight_decay": [0.0, 0.125, 0.01][draw.index % 3],
+        "weight_decay": [None, 0.125, 0.01][draw.index % 3],
     }

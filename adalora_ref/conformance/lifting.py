@@ -57,10 +57,19 @@ def evaluate(oracle: Callable[..., Any], /, *args: Any, working: str, like: Any,
         The form of the results: arrays of their shapes and dtypes. What is narrower than *working* is rounded once
         more; what is not floating is exact.
     """
+    return expected(bounded(oracle, *args, working=working, **options), like)
+
+
+def bounded(oracle: Callable[..., Any], /, *args: Any, working: str, **options: Any) -> Any:
+    """Run *oracle* on `Bounded` numbers of the dtype *working*; return its result as it is."""
     kinds = (partial(kind, arithmetic=ARITHMETIC[working]) for kind in (number, scalar))
     args, options = lift((args, options), *kinds)
-    results = list(_tensors(oracle(*args, **options)))
-    return {path: _expected(r, np.asarray(a)) for (path, a), r in zip(leaves(like), results, strict=True)}
+    return oracle(*args, **options)
+
+
+def expected(result: Any, like: Any) -> dict[str, Expected]:
+    """Give the result of an oracle the form of *like*: what each array should be, under the path of `leaves`."""
+    return {path: _expected(r, np.asarray(a)) for (path, a), r in zip(leaves(like), _tensors(result), strict=True)}
 
 
 def ratio(got: Any, expected: Expected, /) -> Any:

@@ -14,6 +14,7 @@ from adalora_ref.budget import allocates_at, budget_at
 from adalora_ref.conformance import oracles
 from adalora_ref.conformance.bounds import Number, least, mean, settle, sqrt, tanh, total
 from adalora_ref.conformance.oracles import Matrix, Row, Triple, each, per_triplet
+from adalora_ref.factors import init_factors
 from adalora_ref.loss import cross_entropy, mean_square
 from adalora_ref.orthogonality import orthogonality_norm, orthogonality_penalty
 
@@ -23,12 +24,17 @@ Masks: TypeAlias = dict[str, list[bool]]
 CONSTANTS = {
     "rank_epsilon": 1e-5,
     "norm_epsilon": 1e-6,
-    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
 }
 """The numbers that a step needs beyond its arguments; passed in, so that they are lifted like those."""
 
 
 TWINS: dict[Any, Callable[..., Any]] = {
+    init_factors: oracles.init_factors,
+    core.initial_lora: lambda normals, r, *, std: (
+        [[0] * r for _ in normals[0]],
+        [1] * r,
+        oracles.init_factors(normals, r, std=std)[2],
+    ),
     core.all_move: lambda _, moved: moved,
     core.s_is_held: lambda held, moved: (moved[0], held[1], moved[2]),
     core.scale_by_kept_rank: lambda alpha, _, kept, __: alpha / kept if kept else alpha,
@@ -100,8 +106,7 @@ def train_step(
     gradient = {n: trained(each(lambda _: 0, task[n]), plus(task[n], regular[n])) for n in names}
 
     clipped = clip(gradient, config.clip_norm, constants["norm_epsilon"])
-    rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay, **constants["adam"]}
-    steps = {n: oracles.adamw_step(before[n], clipped[n], optimizer[n], **rates) for n in names}
+    steps = {n: oracles.adamw_step(before[n], clipped[n], optimizer[n], **_rates(config)) for n in names}
     after = {n: each(settle, trained(before[n], steps[n][0])) for n in names}
 
     pairs = {n: TWINS[convention.sensitivity](before[n], gradient[n], after[n], clipped[n]) for n in names}
@@ -115,6 +120,11 @@ def train_step(
     report = {"step": step, "loss": loss, "penalty": penalty, "budget": budget}
     report |= _report(kept, masks, scores if due else None, network.weights) | {"penalty_share": shares}
     return (step + 1, after, importance, {n: steps[n][1] for n in names}, kept), report
+
+
+def _rates(config: Any) -> dict[str, Number]:
+    betas = {"beta1": config.adam_beta1, "beta2": config.adam_beta2, "epsilon": config.adam_epsilon}
+    return {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay, **betas}
 
 
 def _scale(mask: list[bool], config: Any, constants: Any, convention: Any) -> Number:
@@ -143,6 +153,7 @@ def weighted_penalty(factors: Triples, config: Any, convention: Any) -> tuple[Nu
 
 
 def plus(task: Triple, regular: Triple) -> Triple:
+    """The two gradients added up, entry by entry."""
     return each(lambda p, q: settle(total([p, q])), task, regular)
 
 

@@ -24,6 +24,15 @@ Row: TypeAlias = list[Number]
 Matrix: TypeAlias = list[Row]
 Triple: TypeAlias = tuple[Matrix, Row, Matrix]
 
+# START
+
+
+def init_factors(normals: tuple[Matrix, Matrix], r: int, /, *, std: Number) -> Triple:
+    """B and A are *std* times standard normal numbers; s is 0."""
+    B, A = ([[std * z for z in row] for row in part] for part in normals)
+    return B, [0] * r, A
+
+
 # LAYER
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,9 @@ COLOURS = {
     Verdict.INCONCLUSIVE: "yellow",
     Verdict.NOT_RUN: "dim",
 }
+
+
+LEGEND = "under each array library: the largest error of any element over its rounding-error bound; above 1 fails"
 
 
 class Report(NamedTuple):
@@ -51,26 +55,39 @@ def show(report: Report, console: Console) -> None:
         f"adalora-ref {adalora_ref.__version__} · specification {adalora_ref.SPECIFICATION} · "
         f"convention {report.convention} · preset {report.preset} · seed {report.seed}"
     )
-    console.print(_table(report), soft_wrap=not console.is_terminal)
+    with console.capture() as captured:
+        console.print(_table(report))
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    console.print(Text.from_ansi("\n".join(lines)), soft_wrap=True)
     for row in report.rows:
-        for line in _remarks(row):
+        for line in _remarks(row) if row.run else ():
             console.print(Text(line), soft_wrap=True)
+    for line in _lacking(report):
+        console.print(Text(line), soft_wrap=True)
+    console.print(Text(LEGEND, style="dim"), soft_wrap=True)
     style = {0: "green", 1: "bold red", 3: "yellow"}[report.status]
     console.print(Text(report.sentence, style=style), soft_wrap=True)
 
 
 def _table(report: Report) -> Table:
-    """A row a stage: its name and verdict, checks run of all, and the largest error over bound on each library."""
+    """A row a stage: name, verdict, checks run of all, largest error over bound on each library, first divergence."""
     libraries = list(dict.fromkeys(check.library for row in report.rows for check in row.checks))
-    table = Table("stage", "verdict", "checks", *(f"{name}: error/bound" for name in libraries), box=None, pad_edge=False)
+    table = Table("stage", "verdict", "checks", *libraries, "first divergence", box=None, pad_edge=False)
     for row in report.rows:
         cells = [_worst([c for c in row.checks if c.library == name]) for name in libraries]
         verdict = Text(row.verdict, style=COLOURS[row.verdict])
-        table.add_row(row.stage, verdict, f"{row.run}/{len(row.checks)}", *cells)
-    for column in table.columns:
+        table.add_row(row.stage, verdict, f"{row.run}/{len(row.checks)}", *cells, Text(_first_divergence(row)))
+    for column in table.columns[:-1]:
         column.no_wrap = True
         column.overflow = "fold"
     return table
+
+
+def _first_divergence(row: Row) -> str:
+    failed = row.first_failure
+    if failed is None:
+        return ""
+    return failed.divergence.where if failed.divergence else failed.reason
 
 
 def _worst(checks: list[Check]) -> str:
@@ -89,6 +106,13 @@ def _remarks(row: Row) -> list[str]:
     """What a reader needs to know of a row that is not simply PASS."""
     lines = []
     failed = row.first_failure
+    if row.note:
+        lines.append(f"{row.stage}: {row.note}")
+    if row.verdict is Verdict.WARN:
+        warned = next(check for check in row.checks if check.verdict is Verdict.WARN)
+        lines.append(
+            f"{row.stage}: within the worst case, but further off than rounding is likely to take it, {warned.case}"
+        )
     if failed is not None:
         failures = sum(check.verdict is Verdict.FAIL for check in row.checks)
         lines.append(f"\n{row.stage}: FAIL in {failures} of {row.run} checks, first in {failed.case}")
@@ -96,9 +120,22 @@ def _remarks(row: Row) -> list[str]:
         lines += describe(failed)
         if row.diagnosis:
             lines.append(f"  diagnosis  {row.diagnosis}")
-    reasons = Counter(c.reason for c in row.checks if c.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE))
-    lines += [f"{row.stage}: {number} of {len(row.checks)} checks {reason}" for reason, number in reasons.items()]
+    for verdict, words in ((Verdict.NOT_RUN, "did not run"), (Verdict.INCONCLUSIVE, "are inconclusive")):
+        reasons = Counter(check.reason for check in row.checks if check.verdict is verdict)
+        lines += [
+            f"{row.stage}: {number} of {len(row.checks)} checks {words}: {reason}" for reason, number in reasons.items()
+        ]
     return lines
+
+
+def _lacking(report: Report) -> list[str]:
+    """Stages of which nothing ran, gathered by the reason."""
+    gathered: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.verdict is Verdict.NOT_RUN:
+            reasons = dict.fromkeys(check.reason for check in row.checks)
+            gathered.setdefault(" and ".join(reasons).replace(row.stage, "such function"), []).append(row.stage)
+    return [f"not run, {reason}: {', '.join(stages)}" for reason, stages in gathered.items()]
 
 
 def describe(check: Check) -> list[str]:
@@ -106,12 +143,14 @@ def describe(check: Check) -> list[str]:
     d = check.divergence
     if d is None:
         return [f"  reason     {check.reason}"]
-    where = f"[{', '.join(map(str, d.element))}]" if d.element else ""
+    ulps = "" if math.isnan(d.ulps) else f", {d.ulps:.3g} units in the last place"
     return [
-        f"  quantity   {d.quantity}{where}",
+        f"  quantity   {d.where}",
         f"  got        {d.got!r}",
         f"  expected   {d.expected!r}",
-        f"  bound      {d.bound:.3g}  (error/bound {figure(d.ratio)}, {d.ulps:.3g} units in the last place)",
+        f"  bound      {d.bound:.3g}  (error/bound {figure(d.ratio)}{ulps})"
+        if d.bound
+        else "  bound      0, since nothing rounds here: the result must be exact",
     ]
 
 
@@ -146,9 +185,15 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
+def require_writable(path: Path) -> None:
+    """Refuse, with ValueError, a file that cannot be written, before any work is done."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"a report must be written to a file in a folder that exists; got {str(path)!r}")
+
+
 def write_json(report: Report, path: Path) -> None:
     """Write the verdict as JSON."""
-    path.write_text(json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(path, json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
 
 
 def write_junit(report: Report, path: Path) -> None:
@@ -156,16 +201,30 @@ def write_junit(report: Report, path: Path) -> None:
     checks = [check for row in report.rows for check in row.checks]
     counts = Counter(check.verdict for check in checks)
     skipped = counts[Verdict.NOT_RUN] + counts[Verdict.INCONCLUSIVE]
-    suite = ElementTree.Element(
-        "testsuite", name=f"adalora-ref verify {report.target}", tests=str(len(checks)),
-        failures=str(counts[Verdict.FAIL]), errors="0", skipped=str(skipped),
-    )  # fmt: skip
+    suite = ET.Element(
+        "testsuite",
+        name=f"adalora-ref verify {report.target}",
+        tests=str(len(checks)),
+        failures=str(counts[Verdict.FAIL]),
+        errors="0",
+        skipped=str(skipped),
+    )
     for check in checks:
-        case = ElementTree.SubElement(suite, "testcase", classname=check.stage, name=f"{check.case}/{check.library}")
+        case = ET.SubElement(suite, "testcase", classname=check.stage, name=f"{check.case}/{check.library}")
         if check.verdict is Verdict.FAIL:
             text = "\n".join(describe(check))
-            ElementTree.SubElement(case, "failure", message=text.strip().splitlines()[0].strip()).text = text
+            ET.SubElement(case, "failure", message=text.strip().splitlines()[0].strip()).text = text
         elif check.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE):
-            ElementTree.SubElement(case, "skipped", message=f"{check.verdict}: {check.reason}")
-    ElementTree.indent(suite)
-    ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+            ET.SubElement(case, "skipped", message=f"{check.verdict}: {check.reason}")
+    ET.indent(suite)
+    _write(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the whole file or nothing."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from adalora_ref.array import backend, like_host, to_numpy
+from adalora_ref.array import HALF, backend, like_host, to_numpy
 from adalora_ref.conformance.cases import NUMPY_DTYPES
+from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
 
 UNDECLARED_DTYPES = ("float64", "float32")
+
+
+class Lane(NamedTuple):
+    """Under what a case is judged: dtype of its arrays, dtype in which 16-bit results are computed, convention."""
+
+    dtype: str
+    accumulation: str
+    convention: Convention
+
+    @property
+    def working(self) -> str:
+        """The dtype in which results are computed."""
+        return self.accumulation if self.dtype in HALF else self.dtype
+
+    @property
+    def wide(self) -> str:
+        """The dtype of state, at least 32 bits."""
+        return "float32" if self.dtype in HALF else self.dtype
 
 
 class CannotExpress(ValueError):
     """Raised by a target for a call that its implementation has no way to make; the kit lists it as not run."""
 
 
-class TargetError(Exception):
+class TargetError(ValueError):
     """A target that cannot be checked at all: wrong usage, not a failed check."""
 
 
@@ -47,8 +67,18 @@ class Target:
 
     def function(self, name: str) -> Callable[..., Any] | None:
         """Return the public function of that name, if the target has it."""
-        found = getattr(self.held, name, None)
+        try:
+            found = getattr(self.held, name, None)
+        except Exception as error:
+            raise TargetError(f"{self.name}.{name} raised {type(error).__name__}: {error}") from error
         return found if callable(found) else None
+
+    def require(self, name: str) -> Callable[..., Any]:
+        """Return the public function of that name; TargetError if the target lacks it."""
+        found = self.function(name)
+        if found is None:
+            raise TargetError(f"{self.name} has no {name}")
+        return found
 
     def lacks_option(self, name: str, option: str) -> bool:
         """Whether the function's signature has no room for the keyword *option*."""
@@ -72,6 +102,11 @@ class Target:
         if unknown or not declared:
             raise TargetError(f"{self.name}.dtypes must be among {', '.join(NUMPY_DTYPES)}; got {declared}")
         return declared
+
+    @property
+    def usable_dtypes(self) -> tuple[str, ...]:
+        """Those of them that its library has: 16-bit ones exist on NumPy and CuPy alone."""
+        return tuple(d for d in self.dtypes if d not in HALF or self.array_library in ("numpy", "cupy"))
 
     @property
     def accumulation(self) -> str:
@@ -104,25 +139,36 @@ def load_target(spec: str) -> Target:
     Raises
     ------
     TargetError
-        If there is no such module or object, or it has no public function of `adalora_ref`. What the module itself
-        raises while it is imported is passed on.
+        If there is no such module or object; or if it raises while it is imported, its own error being the cause.
     """
     module_name, _, path = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise TargetError(f"a target is written package.module or package.module:object; got {spec!r}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        held = _found(module_name, path)
+        held = held() if inspect.isclass(held) else held
+    except TargetError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"the target {spec!r} raised {type(error).__name__} when it was imported") from error
+    return Target(spec, held)
+
+
+def _found(module_name: str, path: str) -> Any:
     try:
         held: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise
-        raise TargetError(f"there is no module {error.name!r} to import for the target {spec!r}") from None
+        raise TargetError(f"there is no module {error.name!r} to import, here or among the installed ones") from None
     for attribute in filter(None, path.split(".")):
         if not hasattr(held, attribute):
             raise TargetError(f"{module_name!r} has no {path!r}")
         held = getattr(held, attribute)
-    return Target(spec, held() if inspect.isclass(held) else held)
+    return held
 
 
 def tree_map(f: Callable[[Any], Any], value: Any) -> Any:
@@ -158,8 +204,11 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+def spoken(path: str) -> str:
+    """The path of a result as one says it: ``[state].uncertainty.B`` is state.uncertainty.B."""
+    return re.sub(r"^\[(.*?)\]", r"\1", path)
+
+
 def on_host(value: Any) -> Any:
     """Return an array of any library, or a number, as a NumPy array."""
     return np.asarray(value) if isinstance(value, bool | int | float) else np.asarray(to_numpy(value))
-
-

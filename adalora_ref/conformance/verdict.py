@@ -25,8 +25,8 @@ class Verdict(enum.StrEnum):
 class Expected:
     """One tensor as it should be: value = high + low, and how far each element may lie from it.
 
-    `error` is the worst-case rounding-error bound, `sharp` the tighter tier above which a result is suspicious; both are 0 where
-    the result is exact.
+    `error` is the worst-case rounding-error bound, `sharp` the tighter tier above which a result is suspicious; both
+    are 0 where the result is exact.
     """
 
     high: Any
@@ -44,7 +44,7 @@ class Expected:
 
 
 class Divergence(NamedTuple):
-    """The worst element of a quantity that departs from the mathematics."""
+    """The worst element of a quantity that departs from the mathematics; ulps is NaN where there are none."""
 
     quantity: str
     element: tuple[int, ...]
@@ -53,6 +53,11 @@ class Divergence(NamedTuple):
     bound: float
     ratio: float
     ulps: float
+
+    @property
+    def where(self) -> str:
+        """The quantity with the index of the element: ``state.uncertainty.B[0, 0]``."""
+        return self.quantity + (f"[{', '.join(map(str, self.element))}]" if self.element else "")
 
 
 class Check(NamedTuple):
@@ -76,6 +81,8 @@ class Row(NamedTuple):
     verdict: Verdict
     checks: tuple[Check, ...]
     diagnosis: str = ""
+    note: str = ""
+    """What is worth knowing whatever the verdict."""
 
     @property
     def run(self) -> int:
@@ -104,24 +111,30 @@ TINY = 2.0**-900
 
 
 def compare(quantity: str, got: Any, expected: Expected) -> tuple[Verdict, float, Divergence | None, str]:
-    """Hold one result against what is expected: verdict, error over bound, worst element and, in words, a wrong form."""
-    if got.shape != expected.high.shape:
-        return Verdict.FAIL, math.inf, None, f"{quantity} must have shape {expected.high.shape}; got {got.shape}"
-    if got.dtype.name != expected.dtype:
-        return Verdict.FAIL, math.inf, None, f"{quantity} must have dtype {expected.dtype}; got {got.dtype.name}"
-    error, ratio = deviation(got, expected)
+    """Hold a result against what is expected: verdict, error over bound, worst element; or, in words, a wrong form."""
+    if wrong := _wrong_form(quantity, got, expected):
+        return Verdict.FAIL, math.inf, None, wrong
     if not got.size:
         return Verdict.PASS, 0.0, None, ""
+    error, ratio = deviation(got, expected)
     worst = int(np.argmax(ratio))
     largest = float(ratio.reshape(-1)[worst])
     if not np.all(np.isfinite(expected.error)):
-        return Verdict.INCONCLUSIVE, largest, None, f"the bound of {quantity} is not finite"
+        return Verdict.INCONCLUSIVE, largest, None, "the bound is not finite"
     if largest > 1.0:
         return Verdict.FAIL, largest, _divergence(quantity, got, expected, error, ratio, worst), ""
     bound = np.linalg.norm(expected.error)
     if bound > TINY and bound > np.linalg.norm(np.asarray(expected.high, dtype=np.float64)) / 10:
-        return Verdict.INCONCLUSIVE, largest, None, f"the bound of {quantity} exceeds a tenth of its value"
+        return Verdict.INCONCLUSIVE, largest, None, "the bound exceeds a tenth of the value"
     return (Verdict.WARN if np.any(error > expected.sharp) else Verdict.PASS), largest, None, ""
+
+
+def _wrong_form(quantity: str, got: Any, expected: Expected) -> str:
+    if got.shape != expected.high.shape:
+        return f"{quantity} must have shape {expected.high.shape}; got {got.shape}"
+    if got.dtype.name != expected.dtype:
+        return f"{quantity} must have dtype {expected.dtype}; got {got.dtype.name}"
+    return ""
 
 
 def deviation(got: Any, expected: Expected) -> tuple[Any, Any]:
@@ -137,7 +150,7 @@ def _divergence(quantity: str, got: Any, expected: Expected, error: Any, ratio: 
     element = tuple(int(i) for i in np.unravel_index(worst, got.shape))
     value = float(expected.high[element])
     eps = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(expected.dtype)
-    ulp = 1.0 if eps is None else eps * 2.0 ** math.floor(math.log2(abs(value))) if value else math.nan
+    ulp = eps * 2.0 ** math.floor(math.log2(abs(value))) if eps and value else math.nan
     return Divergence(
         quantity,
         element,

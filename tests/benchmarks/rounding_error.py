@@ -140,7 +140,7 @@ def penalty(name: str) -> Callable[[Draw], Trial]:
 def adamw_step(draw: Draw) -> Trial:
     """Draw weights, gradients and moments."""
     i = cases.optimiser(draw)
-    rates = {"learning_rate": i["learning_rate"], "weight_decay": i["weight_decay"]}
+    rates = {"learning_rate": i["learning_rate"], "weight_decay": i["weight_decay"] or 0.0}
     return alike("adamw_step", draw, ("weights", "state"), i["weights"], i["grads"], i["state"], **ADAM, **rates)
 
 

@@ -1,0 +1,132 @@
+"""How each stage calls a target: from the inputs of a case to the named results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from adalora_ref.conformance.cases import Inputs
+from adalora_ref.conformance.target import CannotExpress, Lane, Target
+from adalora_ref.convention import SPEC, allocate_above_threshold
+from adalora_ref.loss import cross_entropy, mean_square
+from adalora_ref.networks.mlp import MLP
+
+Outputs: TypeAlias = dict[str, Any]
+Call: TypeAlias = Callable[[Target, Inputs, Lane], Outputs]
+
+PHASES = ("warmup", "pruning", "final")
+
+
+def init_factors(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """Draw from a fresh generator."""
+    function, rng = t.require("init_factors"), np.random.default_rng(i["seed"])
+    return {"factors": function(rng, i["d_out"], i["d_in"], i["r"], **_given(i, "std"), like=i["like"])}
+
+
+def linear_forward(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """The output of the layer; its cache is the target's own affair."""
+    return {"y": _forward(t, i)[0]}
+
+
+def linear_backward(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """The backward pass from the cache of the target's own forward pass."""
+    dx, grads = t.require("linear_backward")(i["dy"], _forward(t, i)[1])
+    return {"dx": dx, "d": grads}
+
+
+def increment(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """ΔW."""
+    return {"ΔW": t.require("increment")(i["factors"], scale=i["scale"])}
+
+
+def weight(name: str) -> Call:
+    """`merge` or `unmerge`."""
+    return lambda t, i, _: {"W": t.require(name)(i["W"], i["factors"], scale=i["scale"])}
+
+
+def penalty(name: str) -> Call:
+    """A penalty and its gradient."""
+    return lambda t, i, _: dict(zip(("R", "d"), t.require(name)(i["factors"]), strict=True))
+
+
+def zeros(name: str) -> Call:
+    """`init_importance` or `init_adamw`."""
+    return lambda t, i, _: {"state": t.require(name)(i["factors"])}
+
+
+def update_importance(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """Ī and Ū after an update."""
+    function = t.require("update_importance")
+    return {"state": function(i["state"], i["weights"], i["grads"], beta1=i["beta1"], beta2=i["beta2"])}
+
+
+def triplet_scores(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """The scores of one matrix."""
+    return {"S": t.require("triplet_scores")(i["state"])}
+
+
+def phase_at(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """The phase of every step, as its place in `PHASES`; −1 for any other answer."""
+    phases = [t.require("phase_at")(i["schedule"], step) for step in i["steps"]]
+    return {"phase": np.asarray([PHASES.index(p) if p in PHASES else -1 for p in phases])}
+
+
+def each_step(name: str, result: str) -> Call:
+    """`budget_at` or `allocates_at`, asked about every step."""
+    return lambda t, i, _: {result: np.asarray([t.require(name)(i["schedule"], step) for step in i["steps"]])}
+
+
+def allocate(t: Target, i: Inputs, lane: Lane) -> Outputs:
+    """Who is kept."""
+    if i["cost"] is not None and lane.convention.allocate is allocate_above_threshold:
+        raise CannotExpress(f"the selection of {lane.convention.name} counts triplets; it knows no cost")
+    return {"keep": dict(t.require("allocate")(i["scores"], i["budget"], **_given(i, "cost")))}
+
+
+def masked(name: str) -> Call:
+    """`prune` or `compress`."""
+    return lambda t, i, _: {"factors": t.require(name)(i["factors"], i["keep"])}
+
+
+def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """Weights and moments after one step."""
+    options = {"learning_rate": i["learning_rate"], **_given(i, "weight_decay")}
+    weights, state = t.require("adamw_step")(i["weights"], i["grads"], i["state"], **options)
+    return {"weights": weights, "state": state}
+
+
+def init_state(t: Target, i: Inputs, lane: Lane) -> Outputs:
+    """The state from which training starts."""
+    function, rng = t.require("init_state"), np.random.default_rng(i["seed"])
+    return {"state": function(_network(i), i["config"], rng, **_convention(t, "init_state", lane))}
+
+
+def train_step(t: Target, i: Inputs, lane: Lane) -> Outputs:
+    """State and report after one step of Algorithm 1 on our own small network."""
+    options = _convention(t, "train_step", lane)
+    state, report = t.require("train_step")(i["state"], i["batch"], _network(i), i["config"], **options)
+    return {"state": state, "report": report}
+
+
+def _given(inputs: Inputs, *names: str) -> dict[str, Any]:
+    return {name: inputs[name] for name in names if inputs[name] is not None}
+
+
+def _forward(t: Target, i: Inputs) -> Any:
+    options = {"scale": i["scale"], **_given(i, "bias", "dropout_mask")}
+    return t.require("linear_forward")(i["x"], i["W"], i["factors"], **options)
+
+
+def _network(i: Inputs) -> MLP:
+    return MLP(i["weights"], i["biases"], cross_entropy if i["labels"] else mean_square)
+
+
+def _convention(t: Target, name: str, lane: Lane) -> dict[str, Any]:
+    """The convention as an argument; SPEC is the default and need not be passed."""
+    if lane.convention is SPEC:
+        return {}
+    if t.lacks_option(name, "convention"):
+        raise CannotExpress(f"the target's {name} takes no convention")
+    return {"convention": lane.convention}
