@@ -15,6 +15,7 @@ import adalora_ref as ref
 from adalora_ref.conformance import cases, oracles
 from adalora_ref.conformance.bounds import ARITHMETIC, DIGITS
 from adalora_ref.conformance.cases import Draw
+from adalora_ref.conformance.expectations import ADAM
 from adalora_ref.conformance.lifting import evaluate, lift, ratio
 from adalora_ref.conformance.target import leaves
 
@@ -243,7 +244,7 @@ def test_adamw_in_another_arrangement_lies_within() -> None:
     for index in range(200):
         i = cases.optimiser(Draw(np.random.default_rng([4, index]), "float32", index))
         got = adamw_otherwise(i)
-        rates = {"learning_rate": i["learning_rate"], "weight_decay": i["weight_decay"] or 0.0, **rounding_error.ADAM}
+        rates = {"learning_rate": i["learning_rate"], "weight_decay": i["weight_decay"] or 0.0, **ADAM}
         want = evaluate(oracles.adamw_step, i["weights"], i["grads"], i["state"], **rates, working="float32", like=got)
         assert worst(got, want) <= 1.0, index
 
