@@ -1,0 +1,370 @@
+"""The kit from outside: what conforms passes, every known mistake is caught and named, and nothing is passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+
+import adalora_ref as ref
+from adalora_ref.conformance import calls, expectations
+from adalora_ref.conformance.checking import PRESETS, case_inputs, check_stages, stage_named
+from adalora_ref.conformance.command import PLANTED, installed_libraries, reference
+from adalora_ref.conformance.deviations import DEVIATIONS, Deviation, planted
+from adalora_ref.conformance.stages import STAGES
+from adalora_ref.conformance.target import CannotExpress, Target
+from adalora_ref.conformance.verdict import Row, Verdict
+from adalora_ref.convention import CONVENTIONS, SPEC, Convention
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+def check(held: Any, *names: str, rules: Convention = SPEC, cases: int = 24, **options: Any) -> list[Row]:
+    """Check the stages of those names, or all."""
+    stages = [stage_named(name) for name in names] or list(STAGES)
+    return list(check_stages([Target("held", held)], stages, rules, cases=cases, seed=0, **options))
+
+
+def target(**functions: Callable[..., Any]) -> Any:
+    return SimpleNamespace(**functions)
+
+
+# WHAT CONFORMS
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("library", ["numpy", "array_api_strict", "cupy"])
+def test_the_reference_conforms(library: str, stage: Any) -> None:
+    """The reference passes every stage in every dtype of every library, and every check of it runs and decides."""
+    usable, absent = installed_libraries()
+    if library not in usable:
+        pytest.skip(next(reason for reason in absent if library in reason))
+    held = Target("adalora_ref", reference(SPEC), library)
+    (row,) = check_stages([held], [stage], SPEC, cases=12, seed=3)
+    assert row.verdict is Verdict.PASS, row
+    assert row.run == len(row.checks) == 12 * len(held.usable_dtypes)
+    assert row.inconclusive == 0
+    assert {check.dtype for check in row.checks} == set(held.usable_dtypes)
+
+
+@pytest.mark.parametrize("rules", CONVENTIONS.values(), ids=lambda rules: rules.name)
+def test_the_reference_conforms_under_every_convention(rules: Convention) -> None:
+    """Under a convention the reference passes all stages that have a meaning there; only costs may not run."""
+    stages = [stage for stage in STAGES if stage.holds_under(rules)]
+    rows = list(check_stages([Target("r", reference(rules))], stages, rules, dtypes=["float64"], cases=12, seed=1))
+    assert {row.verdict for row in rows} == {Verdict.PASS}
+    silent = {c.stage for row in rows for c in row.checks if c.verdict is Verdict.NOT_RUN}
+    assert silent <= {"allocate"}
+
+
+def test_a_convention_is_not_another() -> None:
+    """Held against SPEC, the release's schedule and selection fail, each under the name of what it does."""
+    rows = check(reference(CONVENTIONS["LORALIB"]), "budget_at", "allocates_at", "allocate")
+    assert [row.verdict for row in rows] == [Verdict.FAIL] * 3
+    for row, name in zip(rows, ("budget_in_doubles", "interval_counts_from_zero", "ties_are_dropped"), strict=True):
+        assert f"`{name}`" in row.diagnosis
+
+
+def test_other_orders_of_summation_pass() -> None:
+    """Merged weights, reversed sums and products taken in another order are correct."""
+
+    def merged(x: Any, W: Any, factors: Any, /, *, scale: float, bias: Any = None) -> Any:
+        B, s, A = factors
+        y = x @ (W + (scale * B * s) @ A).T
+        return y if bias is None else y + bias, None
+
+    def backwards(x: Any, W: Any, factors: Any, /, *, scale: float, bias: Any = None) -> Any:
+        B, s, A = (part[..., ::-1] for part in (factors.B, factors.s, factors.A.T))
+        y = x[..., ::-1] @ W[:, ::-1].T + ((x[..., ::-1] @ A[::-1]) * s) @ (scale * B).T
+        return y if bias is None else y + bias, None
+
+    for forward in (merged, backwards):
+        (row,) = check(target(linear_forward=forward), "linear_forward", cases=200)
+        assert row.verdict is Verdict.PASS, row.first_failure
+        assert row.run >= 200
+
+
+# WHAT DOES NOT
+
+
+@pytest.mark.parametrize("known", DEVIATIONS, ids=lambda known: known.name)
+def test_every_known_mistake_is_caught_and_named(known: Deviation) -> None:
+    """A planted mistake fails the stage that its entry names, with its name as the only diagnosis, and no other."""
+    (row,) = check(planted(known), known.stage)
+    assert row.verdict is Verdict.FAIL
+    assert row.diagnosis.startswith(f"matches `{known.name}` in all ")
+
+
+def test_the_catalogue_is_well_formed() -> None:
+    """Names are unique, stages exist, and sentences neither begin with a capital nor end with a full stop."""
+    assert len({known.name for known in DEVIATIONS}) == len(DEVIATIONS)
+    assert any(known.name == PLANTED for known in DEVIATIONS)
+    for known in DEVIATIONS:
+        stage_named(known.stage)
+        assert known.says
+        assert not known.says.endswith(".")
+
+
+def test_an_unknown_mistake_matches_nothing() -> None:
+    """What no entry computes is called unknown, even if it lies close to one."""
+    (row,) = check(target(triplet_scores=lambda state: 1.0001 * ref.triplet_scores(state)), "triplet_scores")
+    assert (row.verdict, row.diagnosis) == (Verdict.FAIL, "matches no known mistake")
+
+
+def test_one_error_in_the_last_place_of_float64_is_seen() -> None:
+    """A relative error of 1e-12, far below what float32 shows, fails in float64 alone."""
+
+    def slightly(W: Any, factors: Any, /, *, scale: float) -> Any:
+        merged = ref.merge(W, factors, scale=scale)
+        return merged * merged.dtype.type(1 + 1e-12)
+
+    (row,) = check(target(merge=slightly), "merge")
+    assert {c.dtype for c in row.checks if c.verdict is Verdict.FAIL} == {"float64"}
+
+
+# FAKES
+
+
+def changes_its_input(factors: Any, keep: Any, /) -> Any:
+    factors.s[~keep] = 0
+    return factors
+
+
+def returns_numpy_scalars(state: Any, /) -> Any:
+    return [float(x) for x in ref.triplet_scores(state)]
+
+
+FAKES = {
+    "zeros": ("triplet_scores", lambda state: np.zeros_like(state.sensitivity.s), "S["),
+    "NaN": ("triplet_scores", lambda state: np.full_like(state.sensitivity.s, np.nan), "S["),
+    "raises": ("triplet_scores", lambda state: 1 / 0, "raised ZeroDivisionError: division by zero"),
+    "exits": ("triplet_scores", lambda state: sys.exit(0), "raised SystemExit: 0"),
+    "shape": ("triplet_scores", lambda state: ref.triplet_scores(state)[:, None], "S must have shape ("),
+    "dtype": (
+        "triplet_scores",
+        lambda state: ref.triplet_scores(state).astype(np.float16),
+        "S must have dtype float64",
+    ),
+    "list": ("triplet_scores", returns_numpy_scalars, "the results must be S; got S["),
+    "changes its input": ("prune", changes_its_input, "the call changed its input factors.s"),
+    "misses a matrix": ("allocate", lambda scores, budget: {}, "the results must be keep["),
+    "wrong number of results": ("adamw_step", lambda *a, **k: (1, 2, 3), "raised ValueError: too many values"),
+}
+
+
+@pytest.mark.parametrize("name", FAKES)
+def test_fakes_fail_for_what_they_are(name: str) -> None:
+    """Zeros, NaN, exceptions, wrong shapes, dtypes, names and changed inputs fail, and the reason says which."""
+    function, fake, reason = FAKES[name]
+    (row,) = check(target(**{function: fake}), function)
+    assert row.verdict is Verdict.FAIL
+    failed = row.first_failure
+    assert failed is not None
+    assert reason in (failed.divergence.where if failed.divergence else failed.reason)
+
+
+def test_results_of_another_library_fail() -> None:
+    """A target that takes arrays of one library and returns those of another fails."""
+
+    def on_the_host(state: Any, /) -> Any:
+        return np.asarray(ref.array.to_numpy(ref.triplet_scores(state)))
+
+    held = target(triplet_scores=on_the_host, array_library="array_api_strict")
+    (row,) = check(held, "triplet_scores")
+    assert row.first_failure is not None
+    assert row.first_failure.reason == "S must be an array of array_api_strict; got numpy.ndarray"
+
+
+def test_expected_values_come_after_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle is asked when the target has returned, so that a target cannot read the answer off the stack."""
+    order: list[str] = []
+    stage = stage_named("triplet_scores")
+
+    def expect(inputs: Any, lane: Any) -> Any:
+        order.append("oracle")
+        return stage.expect(inputs, lane)
+
+    def scores(state: Any, /) -> Any:
+        order.append("target")
+        return ref.triplet_scores(state)
+
+    list(check_stages([Target("t", target(triplet_scores=scores))], [stage._replace(expect=expect)], SPEC,
+                      dtypes=["float64"], cases=3, seed=5))  # fmt: skip
+    assert order == ["target", "oracle"] * 3
+
+
+# WHAT DID NOT RUN
+
+
+def test_what_is_missing_is_listed_never_passed() -> None:
+    """A function that is missing, an option, a dtype: each check says why it did not run, and the stage is no PASS."""
+    (absent,) = check(target(prune=ref.prune), "compress")
+    assert absent.verdict is Verdict.NOT_RUN
+    assert {c.reason for c in absent.checks} == {"the target has no compress"}
+
+    (partly,) = check(target(allocate=lambda scores, budget: ref.allocate(scores, budget)), "allocate")  # noqa: PLW0108
+    assert partly.verdict is Verdict.PASS
+    assert 0 < partly.run < len(partly.checks)
+    assert {c.reason for c in partly.checks if c.reason} == {"the target's allocate takes no cost"}
+
+    (refused,) = check(target(prune=ref.prune, dtypes=("float32",)), "prune", dtypes=["float64"])
+    assert {c.reason for c in refused.checks} == {"the target has no float64 on numpy"}
+
+
+def test_a_target_may_say_what_it_cannot_express() -> None:
+    """`CannotExpress` is listed as not run, in the target's words."""
+
+    def prune(factors: Any, keep: Any, /) -> Any:
+        raise CannotExpress("masks live elsewhere")
+
+    (row,) = check(target(prune=prune), "prune")
+    assert (row.verdict, row.checks[0].reason) == (Verdict.NOT_RUN, "masks live elsewhere")
+
+
+def test_an_undecided_allocation_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rounding may decide who is kept, a step of training is inconclusive, neither PASS nor FAIL."""
+    monkeypatch.setattr(expectations, "_decided", lambda state: False)
+    (row,) = check(reference(SPEC), "train_step", dtypes=["float32"], cases=12)
+    undecided = [c for c in row.checks if c.verdict is Verdict.INCONCLUSIVE]
+    assert undecided
+    assert {c.reason for c in undecided} == {"scores lie too close to the threshold to tell who is kept"}
+    assert {c.verdict for c in row.checks} == {Verdict.INCONCLUSIVE, Verdict.PASS}
+
+
+# CASES
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_cases_are_the_same_everywhere(stage: Any) -> None:
+    """A case is known by stage, dtype, seed and index; it is drawn anew, equal, and another index draws another."""
+    lane = calls.Lane("float64", "float32", SPEC)
+    first, again, other = (case_inputs(stage, "float64", 0, index) for index in (4, 4, 5))
+    one, two, three = (stage.expect(inputs, lane) for inputs in (first, again, other))
+    assert all(np.array_equal(one[name].high, two[name].high) for name in one)
+    assert str(first) == str(again) != str(other)
+    assert one.keys() == two.keys()
+    assert three
+
+
+def test_presets_grow() -> None:
+    """quick, default and thorough draw more and more cases."""
+    assert PRESETS["quick"] < PRESETS["default"] < PRESETS["thorough"]
+
+
+# THE COMMAND
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with some targets in it."""
+    (tmp_path / "mine.py").write_text(
+        "from adalora_ref import prune, triplet_scores\n"
+        "class Wrong:\n"
+        "    def triplet_scores(self, state): return state.sensitivity.s * state.uncertainty.s\n"
+        "    prune = staticmethod(prune)\n"
+        "    note = 'no function'\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "broken.py").write_text("import no_such_thing\n", encoding="utf-8")
+    (tmp_path / "exits.py").write_text("raise SystemExit(0)\n", encoding="utf-8")
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(ref.__file__).parents[1]), "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "adalora_ref", "verify", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_target_that_is_right(folder: Path) -> None:
+    """A module with some functions conforms; the last line says how many checks ran of how many; status 0."""
+    done = run(folder, "mine", "--preset", "quick")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "prune                  PASS     12/12   exact" in done.stdout
+    assert done.stdout.splitlines()[-1] == "mine conforms: 24 of 252 checks ran, 0 of them inconclusive"
+    assert "not run, the target has no such function: init_factors, linear_forward" in done.stdout
+
+
+def test_a_target_that_is_wrong(folder: Path) -> None:
+    """A failing stage has its verdict on its line; then equation, element, numbers and diagnosis; status 1."""
+    done = run(folder, "mine:Wrong", "--preset", "quick", "--json", "verdict.json", "--junit", "verdict.xml")
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    assert any(line.split()[:3] == ["triplet_scores", "FAIL", "12/12"] for line in lines)
+    assert "  equation   (9) S_i = (Ī·Ū)(s_i) + mean_j (Ī·Ū)(B_ji) + mean_j (Ī·Ū)(A_ij)" in lines
+    assert any(line.startswith("  diagnosis  matches `scores_of_s_alone` in all 12 cases") for line in lines)
+    assert "\x1b" not in done.stdout
+    assert all(line == line.rstrip() for line in lines)
+
+    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    assert (verdict["target"], verdict["status"], verdict["specification"]) == ("mine:Wrong", 1, ref.SPECIFICATION)
+    rows = {row["stage"]: row for row in verdict["rows"]}
+    assert (rows["prune"]["verdict"], rows["triplet_scores"]["verdict"]) == ("PASS", "FAIL")
+    suite = ET.parse(folder / "verdict.xml").getroot()  # noqa: S314  our own file
+    cases = suite.findall("testcase")
+    assert len(cases) == int(suite.attrib["tests"]) == sum(len(row["checks"]) for row in verdict["rows"])
+    assert len(suite.findall("testcase/failure")) == int(suite.attrib["failures"]) > 0
+    assert len(suite.findall("testcase/skipped")) == int(suite.attrib["skipped"]) > 0
+    assert len({case.attrib["name"] for case in cases}) == len(cases)
+    assert sorted(path.name for path in folder.iterdir() if "verdict" in path.name) == ["verdict.json", "verdict.xml"]
+
+
+def test_what_is_required_must_run(folder: Path) -> None:
+    """A stage named by --require that did not run makes status 3, and the verdict says so."""
+    done = run(folder, "mine", "--preset", "quick", "--require", "merge", "--stage", "prune", "--stage", "merge")
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[-1] == "mine is undecided: 12 of 24 checks ran, 0 of them inconclusive"
+    assert run(folder, "mine", "--preset", "quick", "--require", "prune", "--stage", "prune").returncode == 0
+
+
+def test_without_a_target_both_verdicts_are_shown(folder: Path) -> None:
+    """The reference passes, a planted mistake is caught and named, and the last line is the one to type."""
+    done = run(folder, "--preset", "quick")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "adalora_ref conforms" in done.stdout
+    assert f"diagnosis  matches `{PLANTED}`" in done.stdout
+    assert done.stdout.splitlines()[-1].strip() == "adalora-ref verify your_module:your_object"
+
+
+BAD = {
+    "no module": (["nowhere"], "there is no module 'nowhere'"),
+    "no object": (["mine:Nobody"], "'mine' has no 'Nobody'"),
+    "no name": (["../mine.py"], "a target is written package.module or package.module:object; got '../mine.py'"),
+    "no function": (["mine:Wrong.note"], "'mine:Wrong.note' has none of the functions that can be checked"),
+    "broken": (["broken"], "the target 'broken' raised ModuleNotFoundError when it was imported"),
+    "exits": (["exits"], "the target 'exits' raised SystemExit when it was imported"),
+    "convention": (
+        ["mine", "--convention", "HF"],
+        "the convention must be one of SPEC, PAPER, LORALIB, PEFT, LORA; got",
+    ),
+    "stage": (["mine", "--stage", "merg"], "the stage must be one of init_factors, linear_forward"),
+    "required stage": (["mine", "--require", "merg"], "the stage must be one of"),
+    "dtype": (["mine", "--dtype", "int8"], "the dtype must be one of float64, float32, float16, bfloat16; got 'int8'"),
+    "json folder": (["mine", "--json", "no/such.json"], "a report must be written to a file in a folder that exists"),
+    "junit folder": (["mine", "--junit", "."], "a report must be written to a file in a folder that exists; got '.'"),
+    "seed": (["mine", "--seed", "-1"], "-1 is not in the range x>=0"),
+    "preset": (["mine", "--preset", "slow"], "'slow' is not one of"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_wrong_usage(name: str, folder: Path) -> None:
+    """Wrong usage is one sentence on stderr and status 2; of a broken target its own traceback, none of our frames."""
+    arguments, message = BAD[name]
+    done = run(folder, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert str(Path(ref.__file__).parent) not in done.stderr
+    assert ("Traceback" in done.stderr) == (name in ("broken", "exits"))
+    assert not [path for path in folder.rglob("*") if "json" in path.name or "xml" in path.name]
