@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
@@ -55,10 +56,7 @@ def show(report: Report, console: Console) -> None:
         f"adalora-ref {adalora_ref.__version__} · specification {adalora_ref.SPECIFICATION} · "
         f"convention {report.convention} · preset {report.preset} · seed {report.seed}"
     )
-    with console.capture() as captured:
-        console.print(_table(report))
-    lines = (line.rstrip() for line in captured.get().splitlines())
-    console.print(Text.from_ansi("\n".join(lines)), soft_wrap=True)
+    console.print(_unwrapped(_table(report), console), soft_wrap=True)
     for row in report.rows:
         for line in _remarks(row) if row.run else ():
             console.print(Text(line), soft_wrap=True)
@@ -69,6 +67,14 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(report.sentence, style=style), soft_wrap=True)
 
 
+def _unwrapped(table: Table, console: Console) -> Text:
+    """The table in its natural width; a terminal that is narrower breaks the lines itself."""
+    wide = Console(file=StringIO(), width=10_000, force_terminal=console.is_terminal)
+    with wide.capture() as captured:
+        wide.print(table)
+    return Text.from_ansi("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
 def _table(report: Report) -> Table:
     """A row a stage: name, verdict, checks run of all, largest error over bound on each library, first divergence."""
     libraries = list(dict.fromkeys(check.library for row in report.rows for check in row.checks))
@@ -77,9 +83,6 @@ def _table(report: Report) -> Table:
         cells = [_worst([c for c in row.checks if c.library == name]) for name in libraries]
         verdict = Text(row.verdict, style=COLOURS[row.verdict])
         table.add_row(row.stage, verdict, f"{row.run}/{len(row.checks)}", *cells, Text(_first_divergence(row)))
-    for column in table.columns[:-1]:
-        column.no_wrap = True
-        column.overflow = "fold"
     return table
 
 
