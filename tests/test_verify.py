@@ -172,6 +172,21 @@ def test_fakes_fail_for_what_they_are(name: str) -> None:
     assert reason in (failed.divergence.where if failed.divergence else failed.reason)
 
 
+def test_a_result_must_stay_what_it_was() -> None:
+    """A target that writes every result into one buffer changes what it returned before, and fails for that."""
+    buffer = np.zeros(100)
+
+    def scores(state: Any, /) -> Any:
+        found = ref.triplet_scores(state)
+        view = buffer.astype(found.dtype, copy=False)[: len(found)]
+        view[:] = found
+        return view
+
+    (row,) = check(target(triplet_scores=scores), "triplet_scores", dtypes=["float64"])
+    assert row.first_failure is not None
+    assert row.first_failure.reason == "the call changed S that an earlier call returned"
+
+
 def test_results_of_another_library_fail() -> None:
     """A target that takes arrays of one library and returns those of another fails."""
 

@@ -30,10 +30,15 @@ DTYPES = tuple(NUMPY_DTYPES)
 
 
 class Seen(NamedTuple):
-    """A case that a target answered: what it was given, what it returned, what was expected, where they part."""
+    """A case that a target answered: what it was given, what it returned, what was expected, where they part.
 
+    `returned` is what the target handed out, `outputs` a copy of it on the host, made at once.
+    """
+
+    target: Target
     lane: Lane
     inputs: Inputs
+    returned: Outputs
     outputs: Outputs
     expected: Expectation
     divergence: Divergence | None
@@ -84,7 +89,7 @@ def _check(stage: Stage, target: Target, lane: Lane, seed: int, index: int, seen
     try:
         handed = target.hand_over(inputs)
         outputs = dict(leaves(stage.call(target, handed, lane)))
-        if wrong := _wrong_form(inputs, handed, outputs, target):
+        if wrong := _wrong_form(inputs, handed, outputs, target) or _changed_before(target, seen):
             return result(Verdict.FAIL, math.inf, reason=wrong)
         host = {name: on_host(value) for name, value in outputs.items()}
     except CannotExpress as error:
@@ -96,7 +101,7 @@ def _check(stage: Stage, target: Target, lane: Lane, seed: int, index: int, seen
     except Undecided as error:
         return result(Verdict.INCONCLUSIVE, reason=str(error))
     verdict, ratio, divergence, reason = _compare_all(host, expected)
-    seen.append(Seen(lane, inputs, host, expected, divergence))
+    seen.append(Seen(target, lane, inputs, outputs, host, expected, divergence))
     return result(verdict, ratio, divergence, reason)
 
 
@@ -135,6 +140,15 @@ def _wrong_form(inputs: Inputs, handed: Inputs, outputs: Outputs, target: Target
         if hasattr(value, "shape") and not isinstance(value, (kind, np.generic) if kind is np.ndarray else kind):
             given = f"{type(value).__module__}.{type(value).__qualname__}"
             return f"{spoken(name)} must be an array of {target.array_library}; got {given}"
+    return ""
+
+
+def _changed_before(target: Target, seen: list[Seen]) -> str:
+    """A change of what the target's call before has returned, in words."""
+    for before in [case for case in seen if case.target is target][-1:]:
+        for name, value in before.returned.items():
+            if on_host(value).tobytes() != before.outputs[name].tobytes():
+                return f"the call changed {spoken(name)} that an earlier call returned"
     return ""
 
 

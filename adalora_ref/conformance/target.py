@@ -210,5 +210,5 @@ def spoken(path: str) -> str:
 
 
 def on_host(value: Any) -> Any:
-    """Return an array of any library, or a number, as a NumPy array."""
-    return np.asarray(value) if isinstance(value, bool | int | float) else np.asarray(to_numpy(value))
+    """Return a copy of an array of any library, or of a number, as a NumPy array."""
+    return np.array(value if isinstance(value, bool | int | float) else to_numpy(value))
