@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 from beartype import BeartypeConf, beartype
@@ -30,6 +31,14 @@ from adalora_ref.array import backend, like_host, to_numpy  # noqa: E402
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch the check of annotations off, so that what is seen is the package's own doing."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class Library(NamedTuple):
@@ -57,12 +66,20 @@ class Library(NamedTuple):
         """Gaussian entries."""
         return self.floats(rng.standard_normal(shape), dtype)
 
+    def eighths(self, rng: np.random.Generator, *shape: int) -> Any:
+        """Entries k/8."""
+        return self.floats(eighths(rng, *shape))
+
+    def eighth_factors(self, rng: np.random.Generator, d_out: int, d_in: int, r: int) -> Factors:
+        """Factors of entries k/8."""
+        return Factors(*(self.eighths(rng, *shape) for shape in ((d_out, r), (r,), (r, d_in))))
+
     def draw_factors(self, rng: np.random.Generator, d_out: int, d_in: int, r: int, dtype: str = "float64") -> Factors:
         """Gaussian factors."""
         return Factors(*(self.draw(rng, *shape, dtype=dtype) for shape in ((d_out, r), (r,), (r, d_in))))
 
 
-@pytest.fixture(params=["numpy", "array_api_strict", "array_api_strict on device1", "cupy"])
+@pytest.fixture(scope="session", params=["numpy", "array_api_strict", "array_api_strict on device1", "cupy"])
 def library(request: pytest.FixtureRequest) -> Library:
     """Every array library that must work; CuPy where there is a GPU."""
     name, _, device = request.param.partition(" on ")
@@ -71,6 +88,11 @@ def library(request: pytest.FixtureRequest) -> Library:
     except RuntimeError as error:
         pytest.skip(str(error))
     return Library(name, xp, xp.Device(device) if device else None)
+
+
+def eighths(rng: np.random.Generator, *shape: int) -> Any:
+    """Numbers k/8 with small integer k: sums and products of a few of them are exact in float64."""
+    return rng.integers(-8, 9, shape) / 8
 
 
 def same(got: Any, expected: Any) -> bool:
