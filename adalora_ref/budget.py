@@ -162,7 +162,7 @@ def allocates_at(schedule: BudgetSchedule, step: int, /) -> bool:
     >>> [t for t in range(12) if allocates_at(schedule, t)]
     [2, 5, 6]
     """
-    phase = phase_at(schedule, step)
+    phase, step = phase_at(schedule, step), int(step)
     due = phase == "pruning" and (step - schedule.warmup) % schedule.interval == 0
     return due or step == schedule.end_of_pruning
 
