@@ -76,16 +76,17 @@ def _is_array(a: Any) -> bool:
     return not isinstance(a, type) and bool(array_api_compat.is_array_api_obj(a))
 
 
-def require_floating(*arrays: Array | None) -> None:
-    """Refuse, with TypeError, arrays that are not real floating, or that mix float16 with bfloat16."""
+def require_floating(*arrays: Array | None) -> Any:
+    """Return the namespace of *arrays*; refuse, with TypeError, what is not real floating, or float16 with bfloat16."""
+    xp = namespace(*arrays)
     names = {dtype_name(a) for a in arrays if a is not None}
     if not names <= FLOATING:
         raise TypeError(f"real floating arrays are needed ({', '.join(sorted(FLOATING))}); got {sorted(names)}")
     if names >= HALF:
         raise TypeError("float16 and bfloat16 have no common dtype; cast one of them")
-    xp = namespace(*arrays)
     if names & HALF and not (array_api_compat.is_numpy_namespace(xp) or array_api_compat.is_cupy_namespace(xp)):
         raise TypeError(f"16-bit dtypes are supported on NumPy and CuPy alone; got {sorted(names)} of {xp.__name__}")
+    return xp
 
 
 def promote(*arrays: Array | None) -> tuple[DType, list[Any]]:
@@ -93,8 +94,7 @@ def promote(*arrays: Array | None) -> tuple[DType, list[Any]]:
 
     Both are the widest dtype given, but for 16-bit results, which are computed in float32 and rounded once.
     """
-    xp = namespace(*arrays)
-    require_floating(*arrays)
+    xp = require_floating(*arrays)
     dtypes = {dtype_name(a): a.dtype for a in arrays if a is not None}
     working = xp.float64 if "float64" in dtypes else xp.float32
     result = working if dtypes.keys() - HALF else next(iter(dtypes.values()))

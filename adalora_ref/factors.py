@@ -42,7 +42,6 @@ class Factors:
 
     def __post_init__(self) -> None:
         require_arrays(B=self.B, s=self.s, A=self.A)
-        namespace(*self)
         require_floating(*self)
         B, s, A = (tuple(a.shape) for a in self)
         if not (len(B) == len(A) == 2 and s == B[1:] == A[:1] and B[0] >= 1 and A[1] >= 1):

@@ -176,7 +176,7 @@ def run_seed(
     new, new_test = divided(data, held_out, first=CLASSES, like=like)
 
     frozen = pretrain(old, settings, np.random.default_rng(dense), partial(watch, seed, "pre-training"))
-    none = {name: init_factors(held_out, *W.shape, 0, like=W) for name, W in frozen.weights.items()}
+    none = {name: init_factors(held_out, W.shape[0], W.shape[1], 0, like=W) for name, W in frozen.weights.items()}
     pretrained, untouched = (accuracy(frozen, none, dict.fromkeys(none, 1.0), test) for test in (old_test, new_test))
     folder.mkdir()
     write_arrays(folder / "frozen.safetensors", frozen.weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean, median
 
@@ -13,12 +13,20 @@ from rich.text import Text
 
 import adalora_ref
 from adalora_ref.budget import phase_at
-from adalora_ref.experiments.digits import ArmResult, Options, SeedResult, Settings, Watch, spread
+from adalora_ref.experiments.digits import Options, SeedResult, Settings, Watch, spread
 
 LABELS = {"pre-training": "pre-training", "lora": "LoRA", "adalora": "AdaLoRA"}
 PHASES = {"warmup": "warm-up", "pruning": "pruning", "final": "final"}
 SYMBOLS = ".123456789abcdefghijklmnopqrstuvwxyz"
 """A rank as one character; what is larger is shown as +."""
+SHADES = (
+    "white on #10161f",
+    "white on #17324d",
+    "white on #1d4f7c",
+    "white on #2a74ad",
+    "black on #62a5d8",
+    "black on #b9dcf5",
+)
 COLUMNS = 60
 """Widest heat map, in points of time."""
 
@@ -40,14 +48,12 @@ def progress(console: Console, options: Options, settings: Settings) -> Iterator
 def show(results: Sequence[SeedResult], options: Options, settings: Settings, console: Console) -> None:
     """Print what was run, the table, and the heat map of the first seed."""
     seeds = f"seed {options.seed}" if options.seeds == 1 else f"seeds {options.seed} to {options.numbers[-1]}"
-    lines = [
-        f"adalora-ref {adalora_ref.__version__} · specification {adalora_ref.SPECIFICATION} · "
-        f"convention {options.convention} · {options.backend} · {seeds}",
-        "A network trained on the digits 0–4 (right on "
-        f"{percent(fmean(r.pretrained for r in results))} of held-out ones), frozen, then adapted to 5–9:",
-        "",
-    ]
-    for line in lines:
+    title = f"adalora-ref {adalora_ref.__version__} · specification {adalora_ref.SPECIFICATION}"
+    pretrained = percent(fmean(result.pretrained for result in results))
+    for line in (
+        f"{title} · convention {options.convention} · {options.backend} · {seeds}",
+        f"A network trained on the digits 0–4 (right on {pretrained} of held-out ones), frozen, then adapted to 5–9:\n",
+    ):
         console.print(Text(line), soft_wrap=not console.is_terminal)
     console.print(table(results, options))
     console.print()
@@ -66,16 +72,16 @@ def table(results: Sequence[SeedResult], options: Options) -> Table:
     spreads = [spread(values) for values in right]
     found.add_row("accuracy on held-out 5–9", *(percent(fmean(values)) for values in right))
     found.add_row("standard deviation", *("–" if value is None else percent(value) for value in spreads))
-    found.add_row("trainable parameters", "0", *over(arms, lambda arm: arm.parameters))
+    found.add_row("trainable parameters", "0", *over([[arm.parameters for arm in held] for held in arms]))
     found.add_row("seconds per step", "–", *(f"{median(arm.seconds for arm in held):.4f}" for held in arms))
     for name in results[0].arms["lora"].ranks:
-        found.add_row(f"rank of {name}", "–", *over(arms, lambda arm, name=name: arm.ranks[name]))
+        found.add_row(f"rank of {name}", "–", *over([[arm.ranks[name] for arm in held] for held in arms]))
     return found
 
 
-def over(arms: list[list[ArmResult]], figure: Callable[[ArmResult], int]) -> list[str]:
-    """The mean of a count over the seeds; without decimals where all agree on it."""
-    means = [fmean(figure(arm) for arm in held) for held in arms]
+def over(counts: list[list[int]]) -> list[str]:
+    """The mean of each arm's counts over the seeds; without decimals where it is whole."""
+    means = [fmean(held) for held in counts]
     return [f"{mean:,.0f}" if mean == round(mean) else f"{mean:,.1f}" for mean in means]
 
 
@@ -127,5 +133,5 @@ def symbol(rank: int) -> str:
 
 def shade(rank: int, full: int) -> str:
     """A background from dark to light blue, with readable ink; nothing is said by colour alone."""
-    level = round(5 * rank / max(1, full))
-    return ("white on #10161f", "white on #17324d", "white on #1d4f7c", "white on #2a74ad", "black on #62a5d8", "black on #b9dcf5")[min(5, level)]  # fmt: skip
+    level = round((len(SHADES) - 1) * rank / max(1, full))
+    return SHADES[min(len(SHADES) - 1, level)]

@@ -51,7 +51,6 @@ class MLP:
             raise ValueError("an MLP needs at least one layer; got none")
         require_arrays(**{f"weights[{name!r}]": W for name, W in self.weights.items()})
         require_arrays(**{f"biases[{name!r}]": b for name, b in self.biases.items()})
-        namespace(*self.weights.values(), *self.biases.values())
         require_floating(*self.weights.values(), *self.biases.values())
         shapes = {name: tuple(W.shape) for name, W in self.weights.items()}
         rows = list(shapes.values())
