@@ -228,9 +228,9 @@ def batches(data: Examples, size: int, steps: int, rng: np.random.Generator, /) 
     starts = range(0, x.shape[0] - size + 1, size)
     found: list[Batch] = []
     while len(found) < steps:
-        order = namespace(x).asarray(rng.permutation(x.shape[0]))
+        order = like_host(rng.permutation(x.shape[0]), y)
         x, y = namespace(x).take(x, order, axis=0), namespace(x).take(y, order, axis=0)
-        found += [[(x[at : at + size], y[at : at + size])] for at in starts]
+        found += [[(x[at : at + size, ...], y[at : at + size])] for at in starts]
     return found[:steps]
 
 
@@ -285,7 +285,7 @@ def accuracy(network: MLP, factors: dict[str, Factors], scales: dict[str, float]
     x, y = data
     output, _ = network.forward(x, factors, scales)
     xp = namespace(output)
-    return float(xp.count_nonzero(xp.argmax(output, axis=-1) == y)) / len(y)
+    return float(xp.count_nonzero(xp.argmax(output, axis=-1) == y)) / y.shape[0]
 
 
 def trainable(state: TrainState, rule: Convention) -> int:
