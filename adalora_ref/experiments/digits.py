@@ -285,7 +285,8 @@ def accuracy(network: MLP, factors: dict[str, Factors], scales: dict[str, float]
     x, y = data
     output, _ = network.forward(x, factors, scales)
     xp = namespace(output)
-    return float(xp.count_nonzero(xp.argmax(output, axis=-1) == y)) / y.shape[0]
+    right = int(xp.count_nonzero(xp.argmax(output, axis=-1) == y))
+    return right / int(y.shape[0])
 
 
 def trainable(state: TrainState, rule: Convention) -> int:
