@@ -57,13 +57,16 @@ def test_the_squared_penalty_has_its_gradient(library: Library, seed: int, sizes
     assert slope == expected
 
 
-@given(seed=SEEDS, sizes=SIZES)
-def test_the_norm_has_the_gradient_of_a_root(library: Library, seed: int, sizes: tuple[int, int, int]) -> None:
-    """With B alone off orthonormality, R² is its squared penalty, and 2 R ∇R the gradient of that."""
+@given(seed=SEEDS, sizes=SIZES, side=st.sampled_from("BA"))
+def test_the_norm_has_the_gradient_of_a_root(
+    library: Library, seed: int, sizes: tuple[int, int, int], side: str
+) -> None:
+    """With B or A alone off orthonormality, R² is the squared penalty, and 2 R ∇R the gradient of that."""
     d_out, d_in, r = sizes
-    r = min(r, d_in)
-    B, s, _ = library.eighth_factors(np.random.default_rng(seed), d_out, d_in, r)
-    factors = Factors(B, s, library.floats(np.eye(r, d_in)))
+    r = min(r, d_in, d_out)
+    B, s, A = library.eighth_factors(np.random.default_rng(seed), d_out, d_in, r)
+    U, V = library.floats(np.eye(d_out, r)), library.floats(np.eye(r, d_in))
+    factors = Factors(B, s, V) if side == "B" else Factors(U, s, A)
     (squared, of_square), (R, of_norm) = orthogonality_penalty(factors), orthogonality_norm(factors)
     assert math.isclose(float(R) ** 2, float(squared), rel_tol=1e-14)
     pairs = list(zip(of_norm, of_square, strict=True))

@@ -22,7 +22,7 @@ from adalora_ref.conformance.command import PLANTED, installed_libraries, refere
 from adalora_ref.conformance.deviations import DEVIATIONS, Deviation, planted
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Target
-from adalora_ref.conformance.verdict import Row, Verdict
+from adalora_ref.conformance.verdict import Expected, Row, Verdict, compare, exit_status
 from adalora_ref.convention import CONVENTIONS, SPEC, Convention
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -129,6 +129,44 @@ def test_one_error_in_the_last_place_of_float64_is_seen() -> None:
 
     (row,) = check(target(merge=slightly), "merge")
     assert {c.dtype for c in row.checks if c.verdict is Verdict.FAIL} == {"float64"}
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [(0.0, Verdict.PASS), (0.2, Verdict.PASS), (0.9, Verdict.WARN), (1.0, Verdict.WARN), (1.1, Verdict.FAIL)],
+)
+def test_the_verdict_is_the_bound(error: float, verdict: Verdict) -> None:
+    """Up to the sharp tier it is PASS, up to the worst case WARN, above it FAIL; here the two are ½ and 1."""
+    ones = np.ones(2)
+    expected = Expected(100 * ones, 0 * ones, ones, 0.5 * ones, "float64")
+    found, ratio, divergence, _ = compare("y", np.asarray([100.0, 100.0 + error]), expected)
+    assert (found, round(ratio, 12)) == (verdict, error)
+    assert (divergence.where if divergence else None) == ("y[1]" if verdict is Verdict.FAIL else None)
+
+
+def test_a_bound_that_says_nothing_decides_nothing() -> None:
+    """A bound above a tenth of the value, or an infinite one, is inconclusive; an error above it still fails."""
+    ones = np.ones(2)
+    wide, endless = (Expected(4 * ones, 0 * ones, bound * ones, bound * ones, "float64") for bound in (1.0, np.inf))
+    assert compare("y", 4 * ones, wide)[0] is Verdict.INCONCLUSIVE
+    assert compare("y", 4 * ones, endless)[0] is Verdict.INCONCLUSIVE
+    assert compare("y", 6 * ones, wide)[0] is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        ("PASS WARN", 0),
+        ("PASS NOT_RUN", 0),
+        ("PASS FAIL INCONCLUSIVE", 1),
+        ("PASS INCONCLUSIVE", 3),
+        ("NOT_RUN NOT_RUN", 3),
+    ],
+)
+def test_exit_statuses(verdicts: str, status: int) -> None:
+    """1 where anything failed, 3 where a stage could not be decided or nothing ran at all, else 0."""
+    rows = [Row(f"s{i}", "", Verdict[name], ()) for i, name in enumerate(verdicts.split())]
+    assert exit_status(rows) == status
 
 
 # FAKES
