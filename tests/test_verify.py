@@ -390,6 +390,18 @@ def test_without_a_target_both_verdicts_are_shown(folder: Path) -> None:
     assert done.stdout.splitlines()[-1].strip() == "adalora-ref verify your_module:your_object"
 
 
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    """The file that the README shows fails as the README shows, line by line."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    _, file, _, shown, _ = text[text.index("`mine.py`") :].split("```")[:5]
+    (tmp_path / "mine.py").write_text(file.removeprefix("python"), encoding="utf-8")
+    done = run(tmp_path, "mine:Mine")
+    lines = [line for line in shown.removeprefix("text").splitlines() if line]
+    assert done.returncode == 1
+    assert len(lines) == 8
+    assert set(lines) <= set(done.stdout.splitlines())
+
+
 BAD = {
     "no module": (["nowhere"], "there is no module 'nowhere'"),
     "no object": (["mine:Nobody"], "'mine' has no 'Nobody'"),

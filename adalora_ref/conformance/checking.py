@@ -122,7 +122,7 @@ def _absent(stage: Stage, target: Target, lane: Lane, inputs: Inputs) -> str:
     if lane.dtype not in target.usable_dtypes:
         return f"the target has no {lane.dtype} on {target.array_library}"
     if missing := [name for name in stage.needs if target.function(name) is None]:
-        return f"the target has no {' and no '.join(missing)}"
+        return f"the target has no {missing[0]}"
     name = stage.needs[-1]
     lacking = [o for o in stage.options if inputs[o] is not None and target.lacks_option(name, o)]
     return f"the target's {name} takes no {' and no '.join(lacking)}" if lacking else ""
