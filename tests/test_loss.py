@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adalora_ref import cross_entropy, mean_square
-from adalora_ref.array import to_numpy
+from adalora_ref.array import dtype_name, to_numpy
+from adalora_ref.conformance import oracles
 from tests.conftest import Library, close, eighths, same
 
 SEEDS = st.integers(0, 2**32 - 1)
+TINY = 2.0**-200
+"""Length of the imaginary step: what it neglects is of relative size 2^-400."""
 
 # BY HAND
 
@@ -58,14 +61,16 @@ def test_mean_square_gradient(library: Library, seed: int, shape: tuple[int, ...
 
 @given(seed=SEEDS, shape=st.sampled_from([(1,), (3,), (2, 2)]), classes=st.integers(1, 5))
 def test_cross_entropy_gradient(library: Library, seed: int, shape: tuple[int, ...], classes: int) -> None:
-    """A central difference along a random direction is ⟨gradient, direction⟩, to the order of its square."""
+    """A complex step of the oracle along a random direction is ⟨gradient, direction⟩."""
     rng = np.random.default_rng(seed)
-    logits, way = rng.standard_normal((*shape, classes)), rng.standard_normal((*shape, classes))
-    labels = library.array(rng.integers(0, classes, shape))
-    _, gradient = cross_entropy(library.floats(logits), labels)
-    h = 1e-5
-    ahead, behind = (float(cross_entropy(library.floats(logits + t * way), labels)[0]) for t in (h, -h))
-    assert math.isclose((ahead - behind) / (2 * h), np.sum(to_numpy(gradient) * way), rel_tol=1e-6, abs_tol=1e-8)
+    logits, way = rng.standard_normal((2, *shape, classes))
+    labels = rng.integers(0, classes, shape)
+    loss, gradient = cross_entropy(library.floats(logits), library.array(labels))
+    stepped = (logits + 1j * TINY * way).reshape(-1, classes)
+    moved, _ = oracles.cross_entropy(stepped.tolist(), np.ravel(labels).tolist())
+    assert math.isclose(float(loss), moved.real, rel_tol=1e-13, abs_tol=1e-15)
+    terms = to_numpy(gradient) * way
+    assert abs(moved.imag / TINY - np.sum(terms)) <= 1e-12 * np.sum(np.abs(terms))
 
 
 # LAWS
@@ -99,6 +104,44 @@ def test_leading_axes_are_samples(library: Library, seed: int) -> None:
     flat = cross_entropy(library.floats(logits.reshape(6, 4)), library.array(labels.reshape(6)))
     assert (float(loss), tuple(gradient.shape)) == (float(flat[0]), (2, 3, 4))
     assert np.array_equal(to_numpy(gradient).reshape(6, 4), to_numpy(flat[1]))
+
+
+@given(seed=SEEDS)
+def test_the_order_of_classes_is_irrelevant(library: Library, seed: int) -> None:
+    """Renaming the classes leaves the loss and renames the gradient, up to the order of a sum."""
+    rng = np.random.default_rng(seed)
+    logits, labels, order = eighths(rng, 5, 4), rng.integers(0, 4, 5), rng.permutation(4)
+    loss, gradient = cross_entropy(library.floats(logits), library.array(labels))
+    renamed = cross_entropy(library.floats(logits[:, order]), library.array(np.argsort(order)[labels]))
+    assert close(renamed, (loss, to_numpy(gradient)[:, order]), within=1e-15)
+
+
+@pytest.mark.parametrize("integer", ["int16", "int32", "int64"])
+def test_labels_are_integers_of_any_width(library: Library, integer: str) -> None:
+    """The label alone counts, not the dtype that holds it."""
+    logits, labels = library.draw(np.random.default_rng(1), 3, 4), np.asarray([3, 0, 2])
+    found = cross_entropy(logits, library.array(labels.astype(integer)))
+    assert same(found, cross_entropy(logits, library.array(labels)))
+
+
+def test_nothing_given_is_changed(library: Library) -> None:
+    """Output, logits, target and labels keep every bit."""
+    rng = np.random.default_rng(2)
+    output, target, labels = library.draw(rng, 3, 4), library.draw(rng, 3, 4), library.array(rng.integers(0, 4, 3))
+    before = [to_numpy(a).tobytes() for a in (output, target, labels)]
+    results = [(mean_square(output, target), cross_entropy(output, labels)) for _ in range(2)]
+    assert [to_numpy(a).tobytes() for a in (output, target, labels)] == before
+    assert same(*results)
+
+
+def test_the_widest_dtype_wins(library: Library) -> None:
+    """float32 with float64 is computed in float64; float32 alone stays float32."""
+    rng = np.random.default_rng(3)
+    narrow, wide = library.draw(rng, 3, 4, dtype="float32"), library.draw(rng, 3, 4)
+    found = mean_square(narrow, wide)
+    assert {dtype_name(a) for a in found} == {"float64"}
+    assert same(found, mean_square(library.floats(to_numpy(narrow)), wide))
+    assert {dtype_name(a) for a in cross_entropy(narrow, library.array([0, 1, 3]))} == {"float32"}
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])

@@ -12,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adalora_ref import Factors, orthogonality_norm, orthogonality_penalty
-from adalora_ref.array import to_numpy
+from adalora_ref.array import dtype_name, to_numpy
+from adalora_ref.conformance import oracles
 from tests.conftest import Library, same
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 3))
 """d_out, d_in, r."""
+TINY = 2.0**-200
+"""Length of the imaginary step: what it neglects is of relative size 2^-400."""
 BOTH = pytest.mark.parametrize("penalty", [orthogonality_penalty, orthogonality_norm])
 
 # BY HAND
@@ -39,6 +42,13 @@ def test_the_norm_by_hand(library: Library) -> None:
     assert same((ds, dA), (np.zeros(2), np.zeros((2, 2))))
 
 
+def test_each_norm_divides_its_own_gradient_by_hand(library: Library) -> None:
+    """‖BᵀB − I‖ = 3 and ‖AAᵀ − I‖ = 9 + 16 − 1 = 24; dB = 2 · 2 and dA = 2 · (3, 4), each freed of its own norm."""
+    R, gradient = orthogonality_norm(library.factors([[2]], [5], [[3, 4]]))
+    assert float(R) == 27
+    assert same(gradient, (np.asarray([[4.0]]), np.zeros(1), np.asarray([[6.0, 8.0]])))
+
+
 # IS THE GRADIENT
 
 
@@ -55,6 +65,20 @@ def test_the_squared_penalty_has_its_gradient(library: Library, seed: int, sizes
     slope = (8 * (at(0.5) - at(-0.5)) - (at(1.0) - at(-1.0))) / 6
     expected = sum(float(np.sum(to_numpy(g) * to_numpy(h))) for g, h in zip(gradient, step, strict=True))
     assert slope == expected
+
+
+@BOTH
+@given(seed=SEEDS, sizes=SIZES)
+def test_the_oracle_has_this_derivative(library: Library, penalty: Any, seed: int, sizes: tuple[int, int, int]) -> None:
+    """A complex step of the oracle along a random direction in B, s and A together is ⟨gradient, direction⟩."""
+    rng = np.random.default_rng(seed)
+    factors, way = library.draw_factors(rng, *sizes), library.draw_factors(rng, *sizes)
+    R, gradient = penalty(factors)
+    stepped = tuple((to_numpy(w) + 1j * TINY * to_numpy(h)).tolist() for w, h in zip(factors, way, strict=True))
+    moved = complex(getattr(oracles, penalty.__name__)(stepped)[0])
+    terms = np.concatenate([np.ravel(to_numpy(g) * to_numpy(h)) for g, h in zip(gradient, way, strict=True)])
+    assert math.isclose(float(R), moved.real, rel_tol=1e-13)
+    assert abs(moved.imag / TINY - np.sum(terms)) <= 1e-12 * np.sum(np.abs(terms))
 
 
 @given(seed=SEEDS, sizes=SIZES, side=st.sampled_from("BA"))
@@ -114,6 +138,42 @@ def test_turning_the_space_turns_the_gradient(
     assert same((dB_turned, dA_turned), ((signs * to_numpy(dB))[order], to_numpy(dA)))
 
 
+@BOTH
+@given(seed=SEEDS, sizes=SIZES)
+def test_both_halves_are_one_rule(library: Library, penalty: Any, seed: int, sizes: tuple[int, int, int]) -> None:
+    """Aᵀ and Bᵀ in the places of B and A leave R, and the gradients change places with them."""
+    B, s, A = library.eighth_factors(np.random.default_rng(seed), *sizes)
+    R, (dB, ds, dA) = penalty(Factors(B, s, A))
+    other, gradient = penalty(Factors(A.T, s, B.T))
+    assert float(R) == float(other)
+    assert same(gradient, (dA.T, ds, dB.T))
+
+
+@BOTH
+@given(seed=SEEDS, sizes=SIZES)
+def test_the_order_of_triplets_is_irrelevant(
+    library: Library, penalty: Any, seed: int, sizes: tuple[int, int, int]
+) -> None:
+    """Permuting triplets leaves R, and permutes the gradient."""
+    rng = np.random.default_rng(seed)
+    B, s, A = (to_numpy(a) for a in library.eighth_factors(rng, *sizes))
+    order = rng.permutation(sizes[2])
+    R, (dB, ds, dA) = penalty(library.factors(B, s, A))
+    permuted, gradient = penalty(library.factors(B[:, order], s[order], A[order]))
+    assert float(R) == float(permuted)
+    assert same(gradient, (to_numpy(dB)[:, order], to_numpy(ds)[order], to_numpy(dA)[order]))
+
+
+@BOTH
+def test_nothing_given_is_changed(library: Library, penalty: Any) -> None:
+    """The factors keep every bit, and give the same again."""
+    factors = library.draw_factors(np.random.default_rng(4), 4, 3, 2)
+    before = [to_numpy(a).tobytes() for a in factors]
+    first, second = penalty(factors), penalty(factors)
+    assert [to_numpy(a).tobytes() for a in factors] == before
+    assert same(first, second)
+
+
 def test_near_orthonormality_the_gradient_of_the_norm_is_noise() -> None:
     """Over B orthonormal up to rounding the norm stays below 1e-14, while its gradient is of the order of 1.
 
@@ -130,6 +190,17 @@ def test_near_orthonormality_the_gradient_of_the_norm_is_noise() -> None:
     assert 0 < max(norms) < 1e-14
     assert largest > 0.5
     assert quiet < 1e-14
+
+
+@BOTH
+def test_the_widest_dtype_wins(library: Library, penalty: Any) -> None:
+    """One float64 array among float32 ones makes R and gradient float64, computed in float64."""
+    narrow, wide = (library.draw_factors(np.random.default_rng(5), 4, 3, 2, dtype=d) for d in ("float32", "float64"))
+    R, gradient = penalty(Factors(narrow.B, narrow.s, wide.A))
+    expected, of_wide = penalty(Factors(library.floats(to_numpy(narrow.B)), wide.s, wide.A))
+    assert {dtype_name(a) for a in (R, *gradient)} == {"float64"}
+    assert {dtype_name(a) for a in penalty(narrow)[1]} == {"float32"}
+    assert same((R, *gradient), (expected, *of_wide))
 
 
 @BOTH
