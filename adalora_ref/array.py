@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -36,12 +37,13 @@ def namespace(*arrays: Array | None) -> Any:
         If they are known to lie on two devices. Arrays that report no device (JAX tracers) are not compared.
     """
     given = [a for a in arrays if a is not None]
-    for a in given:
+    kinds = {type(a): a for a in given}  # an array's type decides its library, and looking that up is slow
+    for a in kinds.values():
         if not _is_array(a):
             raise TypeError(f"arrays of an array-API library are needed; got {type(a).__name__}")
     if not given:
         raise TypeError("at least one array is needed; got none")
-    libraries = {array_api_compat.array_namespace(a) for a in given}
+    libraries = {array_api_compat.array_namespace(a) for a in kinds.values()}
     if len(libraries) != 1:
         names = sorted(xp.__name__ for xp in libraries)
         raise TypeError(f"the arrays of one call must belong to one library; got {names}")
@@ -61,7 +63,12 @@ def device(a: Array) -> Any:
 
 def dtype_name(a: Array) -> str:
     """Return the bare name of an array's dtype, the same for every library: ``"float32"``."""
-    return str(a.dtype).rpartition(".")[2]
+    return _bare_name(a.dtype)
+
+
+@cache
+def _bare_name(dtype: DType) -> str:
+    return str(dtype).rpartition(".")[2]
 
 
 def require_arrays(**named: Array) -> None:
