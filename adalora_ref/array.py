@@ -63,11 +63,12 @@ def device(a: Array) -> Any:
 
 def dtype_name(a: Array) -> str:
     """Return the bare name of an array's dtype, the same for every library: ``"float32"``."""
-    return _bare_name(a.dtype)
+    library: Any = type(a.dtype)
+    return _bare_name(library, a.dtype)
 
 
 @cache
-def _bare_name(dtype: DType) -> str:
+def _bare_name(library: Any, dtype: DType) -> str:  # noqa: ARG001  dtypes of two libraries must not be compared
     return str(dtype).rpartition(".")[2]
 
 
