@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from adalora_ref.array import Array, cast, device, dtype_name, namespace, promote, require_arrays, require_floating
 
 
 def cross_entropy(
-    logits: Float[Array, "*n classes"], labels: Int[Array, "*n"], /
+    logits: Float[Array, "*n classes"], labels: Integer[Array, "*n"], /
 ) -> tuple[Float[Array, ""], Float[Array, "*n classes"]]:
     """Mean over samples of log Σ_c exp(z_c) − z_label, in nats, and its gradient (softmax(z) − onehot) / n.
 
@@ -37,10 +37,12 @@ def cross_entropy(
             f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     classes = logits.shape[-1]
+    index = xp.arange(classes, device=device(labels))  # (classes,)
+    labels = cast(labels, index.dtype)  # a narrow dtype may not hold the number of classes
     if not bool(xp.all((labels >= 0) & (labels < classes))):
         raise ValueError(f"labels must lie in [0, {classes}); got {int(xp.min(labels))} to {int(xp.max(labels))}")
     dtype, (z,) = promote(logits)
-    hot = labels[..., None] == xp.arange(classes, dtype=labels.dtype, device=device(labels))  # (*n, classes)
+    hot = labels[..., None] == index  # (*n, classes)
     z = z - xp.max(z, axis=-1, keepdims=True)  # (*n, classes)
     exp = xp.exp(z)  # (*n, classes)
     total = xp.sum(exp, axis=-1, keepdims=True)  # (*n, 1)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from adalora_ref import Factors, increment, linear_backward, linear_forward, map_factors, merge, unmerge
 from adalora_ref.array import to_numpy
+from adalora_ref.conformance import oracles
 from tests.conftest import Library, close, eighths, same
 
 SIZES = st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3))
@@ -87,6 +88,25 @@ def test_backward_is_the_gradient(
         assert change == np.sum(to_numpy(gradient) * to_numpy(step)), "BsA"[place]
 
 
+@given(seed=SEEDS, sizes=SIZES)
+def test_the_oracle_has_this_derivative(library: Library, seed: int, sizes: tuple[int, int, int, int]) -> None:
+    """A complex step of the oracle along a random direction in x, B, s and A together is ⟨gradient, direction⟩."""
+    (n, d_in, d_out, r), rng, tiny = sizes, np.random.default_rng(seed), 2.0**-200
+    W, bias, mask = rng.standard_normal((d_out, d_in)), rng.standard_normal(d_out), 2.0 * rng.integers(0, 2, (n, d_in))
+    shapes = ((n, d_in), (d_out, r), (r,), (r, d_in))
+    (x, *parts), way = ([rng.standard_normal(shape) for shape in shapes] for _ in range(2))
+    given_W, given_bias, given_mask, dy = map(library.floats, (W, bias, mask, rng.standard_normal((n, d_out))))
+    options: Any = {"scale": 1 / 3, "bias": given_bias, "dropout_mask": given_mask}
+    y, cache = linear_forward(library.floats(x), given_W, library.factors(*parts), **options)
+    dx, grads = linear_backward(dy, cache)
+    at, *factors = ((a + 1j * tiny * h).tolist() for a, h in zip((x, *parts), way, strict=True))
+    options = {"scale": 1 / 3, "bias": bias.tolist(), "dropout_mask": mask.tolist()}
+    moved = np.asarray(oracles.linear_forward(at, W.tolist(), tuple(factors), **options), complex).reshape(n, d_out)
+    terms = np.concatenate([np.ravel(to_numpy(g) * h) for g, h in zip((dx, *grads), way, strict=True)])
+    assert close(y, moved.real, within=1e-13)
+    assert abs(np.sum(to_numpy(dy) * moved.imag) / tiny - np.sum(terms)) <= 1e-12 * np.sum(np.abs(terms))
+
+
 @given(seed=SEEDS, sizes=SIZES, scale=SCALES)
 def test_each_triplet_sees_only_the_product(
     library: Library, seed: int, sizes: tuple[int, int, int, int], scale: float
@@ -112,6 +132,16 @@ def test_the_merged_weight_does_what_the_layer_does(
     assert np.array_equal(to_numpy(merged), to_numpy(W) + to_numpy(increment(factors, scale=scale)))
     assert np.array_equal(to_numpy(x @ merged.T), to_numpy(linear_forward(x, W, factors, scale=scale)[0]))
     assert np.array_equal(to_numpy(unmerge(merged, factors, scale=scale)), to_numpy(W))
+
+
+@given(seed=SEEDS, sizes=SIZES, scale=SCALES)
+def test_y_is_linear_in_x(library: Library, seed: int, sizes: tuple[int, int, int, int], scale: float) -> None:
+    """y(x + 2 x′) = y(x) + 2 y(x′); a bias is added to it once, whatever the scale."""
+    x, W, factors, _ = layer(library, seed, sizes)
+    other, bias = layer(library, seed + 1, sizes)[0], library.eighths(np.random.default_rng(seed), sizes[2])
+    y, y_other, both = (linear_forward(a, W, factors, scale=scale)[0] for a in (x, other, x + 2.0 * other))
+    assert same(both, y + 2.0 * y_other)
+    assert same(linear_forward(x, W, factors, scale=scale, bias=bias)[0], y + bias)
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3), (2, 0, 3), (1, 2, 1)])

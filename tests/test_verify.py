@@ -93,6 +93,19 @@ def test_other_orders_of_summation_pass() -> None:
         assert row.run >= 200
 
 
+def test_what_unpacks_as_factors_is_factors() -> None:
+    """A target may return its factors as any three arrays in a row."""
+
+    def prune(factors: Any, keep: Any, /) -> Any:
+        return tuple(ref.prune(factors, keep))
+
+    def update_importance(*args: Any, **options: Any) -> Any:
+        return [list(held) for held in ref.update_importance(*args, **options)]
+
+    rows = check(target(prune=prune, update_importance=update_importance), "prune", "update_importance")
+    assert [row.verdict for row in rows] == [Verdict.PASS] * 2
+
+
 # WHAT DOES NOT
 
 

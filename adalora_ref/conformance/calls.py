@@ -10,6 +10,8 @@ import numpy as np
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.target import CannotExpress, Lane, Target
 from adalora_ref.convention import SPEC, allocate_above_threshold
+from adalora_ref.factors import Factors
+from adalora_ref.importance import Importance
 from adalora_ref.loss import cross_entropy, mean_square
 from adalora_ref.networks.mlp import MLP
 
@@ -22,7 +24,7 @@ PHASES = ("warmup", "pruning", "final")
 def init_factors(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Draw from a fresh generator."""
     function, rng = t.require("init_factors"), np.random.default_rng(i["seed"])
-    return {"factors": function(rng, i["d_out"], i["d_in"], i["r"], **_given(i, "std"), like=i["like"])}
+    return {"factors": _factors(function(rng, i["d_out"], i["d_in"], i["r"], **_given(i, "std"), like=i["like"]))}
 
 
 def linear_forward(t: Target, i: Inputs, _: Lane) -> Outputs:
@@ -33,7 +35,7 @@ def linear_forward(t: Target, i: Inputs, _: Lane) -> Outputs:
 def linear_backward(t: Target, i: Inputs, _: Lane) -> Outputs:
     """The backward pass from the cache of the target's own forward pass."""
     dx, grads = t.require("linear_backward")(i["dy"], _forward(t, i)[1])
-    return {"dx": dx, "d": grads}
+    return {"dx": dx, "d": _factors(grads)}
 
 
 def increment(t: Target, i: Inputs, _: Lane) -> Outputs:
@@ -48,7 +50,12 @@ def weight(name: str) -> Call:
 
 def penalty(name: str) -> Call:
     """A penalty and its gradient."""
-    return lambda t, i, _: dict(zip(("R", "d"), t.require(name)(i["factors"]), strict=True))
+
+    def call(t: Target, i: Inputs, _: Lane) -> Outputs:
+        R, gradient = t.require(name)(i["factors"])
+        return {"R": R, "d": _factors(gradient)}
+
+    return call
 
 
 def zeros(name: str) -> Call:
@@ -59,7 +66,8 @@ def zeros(name: str) -> Call:
 def update_importance(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Ī and Ū after an update."""
     function = t.require("update_importance")
-    return {"state": function(i["state"], i["weights"], i["grads"], beta1=i["beta1"], beta2=i["beta2"])}
+    averages = function(i["state"], i["weights"], i["grads"], beta1=i["beta1"], beta2=i["beta2"])
+    return {"state": Importance(*map(_factors, averages))}
 
 
 def triplet_scores(t: Target, i: Inputs, _: Lane) -> Outputs:
@@ -87,14 +95,14 @@ def allocate(t: Target, i: Inputs, lane: Lane) -> Outputs:
 
 def masked(name: str) -> Call:
     """`prune` or `compress`."""
-    return lambda t, i, _: {"factors": t.require(name)(i["factors"], i["keep"])}
+    return lambda t, i, _: {"factors": _factors(t.require(name)(i["factors"], i["keep"]))}
 
 
 def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Weights and moments after one step."""
     options = {"learning_rate": i["learning_rate"], **_given(i, "weight_decay")}
     weights, state = t.require("adamw_step")(i["weights"], i["grads"], i["state"], **options)
-    return {"weights": weights, "state": state}
+    return {"weights": _factors(weights), "state": state}
 
 
 def init_state(t: Target, i: Inputs, lane: Lane) -> Outputs:
@@ -108,6 +116,11 @@ def train_step(t: Target, i: Inputs, lane: Lane) -> Outputs:
     options = _convention(t, "train_step", lane)
     state, report = t.require("train_step")(i["state"], i["batch"], _network(i), i["config"], **options)
     return {"state": state, "report": report}
+
+
+def _factors(value: Any) -> Factors:
+    """What unpacks as B, s, A is Factors."""
+    return value if isinstance(value, Factors) else Factors(*value)
 
 
 def _given(inputs: Inputs, *names: str) -> dict[str, Any]:
