@@ -217,6 +217,15 @@ def test_the_widest_dtype_wins(library: Library) -> None:
     assert str(linear_backward(library.draw(rng, 3, 2, dtype="float32"), cache)[0].dtype).endswith("float64")
 
 
+def test_a_wide_dy_makes_wide_gradients(library: Library) -> None:
+    """A float64 dy is not rounded to the float32 of the forward pass, and every gradient is float64."""
+    (x, W, factors, _), dy = layer(library, 8, (3, 4, 2, 2)), library.draw(np.random.default_rng(8), 3, 2)
+    narrow = [library.floats(to_numpy(a), "float32") for a in (x, W, *factors)]  # eighths, so nothing is rounded
+    dx, grads = linear_backward(dy, linear_forward(*narrow[:2], Factors(*narrow[2:]), scale=0.5)[1])
+    assert all(str(a.dtype).endswith("float64") for a in (dx, *grads))
+    assert same((dx, grads), linear_backward(dy, linear_forward(x, W, factors, scale=0.5)[1]))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 def test_16_bits_are_computed_in_float32_and_rounded_once(dtype: Any) -> None:
     """Every 16-bit result is the float32 result, rounded."""

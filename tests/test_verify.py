@@ -17,9 +17,10 @@ import pytest
 
 import adalora_ref as ref
 from adalora_ref.conformance import calls, expectations
-from adalora_ref.conformance.checking import PRESETS, case_inputs, check_stages, stage_named
+from adalora_ref.conformance.checking import PRESETS, case_inputs, check_stages, expectation, stage_named
 from adalora_ref.conformance.command import PLANTED, installed_libraries, reference
-from adalora_ref.conformance.deviations import DEVIATIONS, Deviation, planted
+from adalora_ref.conformance.deviations import DEVIATIONS, planted
+from adalora_ref.conformance.mistakes import Deviation
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Target
 from adalora_ref.conformance.verdict import Expected, Row, Verdict, compare, exit_status
@@ -205,9 +206,9 @@ FAKES = {
         lambda state: ref.triplet_scores(state).astype(np.float16),
         "S must have dtype float64",
     ),
-    "list": ("triplet_scores", returns_numpy_scalars, "the results must be S; got S["),
+    "list": ("triplet_scores", returns_numpy_scalars, "the results lack S; beyond them stands S[0]"),
     "changes its input": ("prune", changes_its_input, "the call changed its input factors.s"),
-    "misses a matrix": ("allocate", lambda scores, budget: {}, "the results must be keep["),
+    "misses a matrix": ("allocate", lambda scores, budget: {}, "the results lack keep[layer0]"),
     "wrong number of results": ("adamw_step", lambda *a, **k: (1, 2, 3), "raised ValueError: too many values"),
 }
 
@@ -299,7 +300,9 @@ def test_a_target_may_say_what_it_cannot_express() -> None:
 def test_an_undecided_allocation_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where rounding may decide who is kept, a step of training is inconclusive, neither PASS nor FAIL."""
     monkeypatch.setattr(expectations, "_decided", lambda state: False)
+    expectation.cache_clear()
     (row,) = check(reference(SPEC), "train_step", dtypes=["float32"], cases=12)
+    expectation.cache_clear()
     undecided = [c for c in row.checks if c.verdict is Verdict.INCONCLUSIVE]
     assert undecided
     assert {c.reason for c in undecided} == {"scores lie too close to the threshold to tell who is kept"}

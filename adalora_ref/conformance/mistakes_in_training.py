@@ -1,0 +1,165 @@
+"""Known mistakes in the order of Algorithm 1: each a drop-in for `train_step`, made of the reference's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import adalora_ref as ref
+from adalora_ref.conformance.mistakes import Deviation, allocate_per_matrix, keep_the_worst
+from adalora_ref.convention import (
+    SPEC,
+    Convention,
+    after_the_step,
+    allocates_as_released,
+    mean_over_norms,
+    no_penalty,
+    s_is_held,
+    scale_as_released,
+    scale_by_initial_rank,
+)
+from adalora_ref.factors import Factors, map_factors
+from adalora_ref.records import StepReport, TrainState
+
+Step: TypeAlias = Callable[..., tuple[TrainState, StepReport]]
+
+
+def _under(**fields: Any) -> Step:
+    """A step under a convention with some fields replaced."""
+
+    def step(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+        return ref.train_step(state, batch, network, config, convention=replace(convention, **fields))
+
+    return step
+
+
+def _with(change: Callable[[Any, Sequence[Any]], Any]) -> Step:
+    """A step with a configuration that *change* makes of configuration and batch."""
+
+    def step(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+        return ref.train_step(state, batch, network, change(config, batch), convention=convention)
+
+    return step
+
+
+def _then(change: Callable[..., TrainState]) -> Step:
+    """A step whose new state *change* alters, given the one before, whether an allocation was due, and t."""
+
+    def step(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+        after, report = ref.train_step(state, batch, network, config, convention=convention)
+        t = state.step + convention.first_step
+        return change(state, after, convention.allocates(config.schedule, t), t, config), report
+
+    return step
+
+
+def _task_alone(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+    weight = config.orthogonality_weight * convention.penalty_factor(len(state.factors))
+
+    def sensitivity(before: Factors, gradient: Factors, *_: Factors) -> tuple[Factors, Factors]:
+        return before, map_factors(lambda g, p: g - weight * p, gradient, convention.penalty(before)[1])
+
+    return _under(sensitivity=sensitivity)(state, batch, network, config, convention=convention)
+
+
+def _summed(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+    def loss(output: Any, target: Any) -> Any:
+        value, gradient = network.loss(output, target)
+        return value * len(batch), gradient * len(batch)
+
+    parts = {"weights": network.weights, "forward": network.forward, "backward": network.backward, "loss": loss}
+    return ref.train_step(state, batch, SimpleNamespace(**parts), config, convention=convention)
+
+
+def _comes_back(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+    """With every mask full but the scales of the true ones, the last phase masks nothing."""
+    t = state.step + convention.first_step
+    if convention.allocates(config.schedule, t) or t <= config.schedule.end_of_pruning:
+        return ref.train_step(state, batch, network, config, convention=convention)
+    scales = iter(ref.scales_of(state, config, convention=convention).values())
+    full = state._replace(masks={name: np.ones_like(mask) for name, mask in state.masks.items()})
+    held = replace(convention, scale=lambda *_: next(scales))
+    after, _ = ref.train_step(full, batch, network, config, convention=held)
+    _, report = ref.train_step(state, batch, network, config, convention=convention)
+    return after._replace(masks=state.masks), report
+
+
+def _averages_wait(before: TrainState, after: TrainState, due: bool, t: int, config: Any) -> TrainState:  # noqa: FBT001
+    return after if due else after._replace(importance=before.importance)
+
+
+def _masked_always(before: TrainState, after: TrainState, due: bool, t: int, config: Any) -> TrainState:  # noqa: FBT001
+    return after._replace(factors={name: ref.prune(f, after.masks[name]) for name, f in after.factors.items()})
+
+
+def _emptied(factors: Factors, keep: Any) -> Factors:
+    B, s, A = factors
+    return Factors(B * keep, s * keep, A * keep[:, None])
+
+
+def _moments_cleared(before: TrainState, after: TrainState, due: bool, t: int, config: Any) -> TrainState:  # noqa: FBT001
+    if not due:
+        return after
+    optimizer = {
+        name: ref.AdamState(
+            _emptied(held.first, after.masks[name]), _emptied(held.second, after.masks[name]), held.steps
+        )
+        for name, held in after.optimizer.items()
+    }
+    return after._replace(optimizer=optimizer)
+
+
+def _all_three_emptied(before: TrainState, after: TrainState, due: bool, t: int, config: Any) -> TrainState:  # noqa: FBT001
+    if not due:
+        return after
+    return after._replace(factors={name: _emptied(f, after.masks[name]) for name, f in after.factors.items()})
+
+
+def _deviation(name: str, says: str, function: Step) -> Deviation:
+    return Deviation(name, "train_step", says, function)
+
+
+IN_TRAINING: tuple[Deviation, ...] = (
+    _deviation("scale_stays", "the scale is α / r_init and does not follow the rank, as in the paper",
+               _under(scale=scale_by_initial_rank)),
+    _deviation("scale_stays_as_released", "the scale is α / (r_init + 1e-5), as LORALIB and PEFT have it",
+               _under(scale=scale_as_released)),
+    _deviation("scale_is_alpha", "α is not divided by the rank", _under(scale=lambda alpha, *_: alpha)),
+    _deviation("penalty_is_left_out", "the orthogonality term never reaches the objective", _under(penalty=no_penalty)),
+    _deviation("penalty_of_unsquared_norms", "the objective has norms, not their squares, as LORALIB and PEFT have it",
+               _under(penalty=ref.orthogonality_norm)),
+    _deviation("penalty_is_averaged", "the penalty is the mean over the 2n norms instead of the sum over matrices",
+               _under(penalty_factor=mean_over_norms)),
+    _deviation("penalty_in_every_micro_batch", "the penalty is added for every micro-batch instead of once",
+               _with(lambda c, batch: replace(c, orthogonality_weight=c.orthogonality_weight * len(batch)))),
+    _deviation("micro_batches_are_summed", "loss and gradients of micro-batches are added up, not averaged", _summed),
+    _deviation("sensitivity_at_moved_weights", "the sensitivity is taken at the weights after the optimiser's step",
+               _under(sensitivity=lambda before, gradient, after, clipped: (after, gradient))),
+    _deviation("sensitivity_of_clipped_gradient", "the sensitivity is made of the clipped gradient",
+               _under(sensitivity=lambda before, gradient, after, clipped: (before, clipped))),
+    _deviation("sensitivity_as_released", "the sensitivity is made of the clipped gradient at the moved weights, as "
+               "LORALIB and PEFT have it", _under(sensitivity=after_the_step)),
+    _deviation("sensitivity_of_the_task_alone", "the sensitivity leaves out the gradient of the penalty", _task_alone),
+    _deviation("s_is_not_trained", "s is not trained", _under(trained=s_is_held)),
+    _deviation("steps_count_from_one", "the first step is t = 1, as in the paper", _under(first_step=1)),
+    _deviation("interval_counts_from_zero_in_training", "ΔT is counted from step 0, as LORALIB has it",
+               _under(allocates=allocates_as_released)),
+    _deviation("never_allocates", "no mask is ever made: the rank never changes", _under(allocates=lambda *_: False)),
+    _deviation("score_is_the_size_of_s", "a triplet is scored by |s|", _under(score=lambda _, weights: abs(weights.s))),
+    _deviation("budget_per_matrix_in_training", "each matrix keeps its share of the budget",
+               _under(allocate=allocate_per_matrix)),
+    _deviation("keeps_the_worst_in_training", "the lowest scores are kept", _under(allocate=keep_the_worst)),
+    _deviation("clipping_is_left_out", "the gradient is never clipped", _with(lambda c, _: replace(c, clip_norm=None))),
+    _deviation("averages_only_at_allocations", "Ī and Ū are updated at allocations alone", _then(_averages_wait)),
+    _deviation("pruned_triplets_come_back", "the mask is not applied after the steps of the last phase", _comes_back),
+    _deviation("masked_between_allocations", "the mask is applied after every step, so that no triplet can return",
+               _then(_masked_always)),
+    _deviation("pruning_clears_the_moments", "pruning sets the optimiser's moments of dropped triplets to zero",
+               _then(_moments_cleared)),
+    _deviation("pruning_empties_B_and_A", "pruning sets B and A of dropped triplets to zero too",
+               _then(_all_three_emptied)),
+)  # fmt: skip
