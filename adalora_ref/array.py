@@ -80,8 +80,8 @@ def require_arrays(**named: Array) -> None:
 
 
 def _is_array(a: Any) -> bool:
-    # A scalar type such as np.float64 has an array's methods, being a class of such scalars.
-    return not isinstance(a, type) and bool(array_api_compat.is_array_api_obj(a))
+    # A scalar type such as np.float64 has an array's methods; a masked array has them with another meaning.
+    return not isinstance(a, type | np.ma.MaskedArray) and bool(array_api_compat.is_array_api_obj(a))
 
 
 def require_floating(*arrays: Array | None) -> Any:

@@ -103,6 +103,8 @@ class BudgetSchedule:
         BudgetSchedule(initial=60, target=25, warmup=1, final=1, total=9, interval=1)
         """
         one_rank = sum(triplet_costs(shapes))
+        if count("initial", initial) < one_rank:
+            raise ValueError(f"initial must be at least one rank in every matrix, {one_rank} parameters; got {initial}")
         initial = count("initial", initial) // one_rank * one_rank
         return cls(initial=initial, target=count("target", target), **steps)
 

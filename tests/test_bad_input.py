@@ -194,6 +194,11 @@ TABLE: dict[str, Entry] = {
     "forward-mask-boolean": (
         lambda k: forward(k, dropout_mask=k(2, 4, dtype="bool")), TypeError, (FLOATING, "bool")
     ),
+    "forward-x-masked": (
+        lambda k: forward(k, np.ma.masked_array(np.ones((2, 4)))),
+        TypeError,
+        ("x must be an array", "MaskedArray"),
+    ),
     "forward-x-list": (lambda k: forward(k, [[1.0] * 4]), TypeError, ("x must be an array", "list")),
     "forward-W-list": (lambda k: forward(k, W=[[1.0] * 4]), TypeError, ("W must be an array", "list")),
     "forward-x-integer": (lambda k: forward(k, k(2, 4, dtype="int64")), TypeError, (FLOATING, "int64")),
@@ -336,6 +341,11 @@ TABLE: dict[str, Entry] = {
     "parameters-d_in-zero": (
         lambda k: ref.BudgetSchedule.from_parameters([(3, 0)], initial=9, target=1, warmup=0, final=1, total=5),
         ValueError, ("d_in must be an integer of at least 1", "got 0"),
+    ),
+    "from-parameters-below-one-rank": (
+        lambda k: ref.BudgetSchedule.from_parameters([(4, 3)], initial=7, target=0, warmup=0, final=1, total=5),
+        ValueError,
+        ("initial must be at least one rank in every matrix, 8 parameters", "7"),
     ),
     "parameters-of-a-number": (
         lambda k: ref.BudgetSchedule.from_parameters(3, initial=9, target=1, warmup=0, final=1, total=5),

@@ -78,7 +78,7 @@ def test_cross_entropy_gradient(library: Library, seed: int, shape: tuple[int, .
 
 @given(seed=SEEDS, shift=st.sampled_from([-700.0, 0.0, 8.0, 1e4]))
 def test_cross_entropy_sees_differences_alone(library: Library, seed: int, shift: float) -> None:
-    """Adding a number to all logits of a sample, to each its own, changes nothing; gradients of a sample add up to 0."""
+    """Adding a number to all logits of a sample, to each its own, changes nothing; a sample's gradients add up to 0."""
     rng = np.random.default_rng(seed)
     logits, labels = eighths(rng, 4, 3), library.array(rng.integers(0, 3, 4))
     one, two = (

@@ -340,7 +340,11 @@ def folder(tmp_path: Path) -> Path:
         "class Wrong:\n"
         "    def triplet_scores(self, state): return state.sensitivity.s * state.uncertainty.s\n"
         "    prune = staticmethod(prune)\n"
-        "    note = 'no function'\n",
+        "    note = 'no function'\n"
+        "class Elsewhere(Wrong):\n"
+        "    array_library = 'tensorflow'\n"
+        "class Tiny(Wrong):\n"
+        "    dtypes = ('float8',)\n",
         encoding="utf-8",
     )
     (tmp_path / "broken.py").write_text("import no_such_thing\n", encoding="utf-8")
@@ -423,6 +427,14 @@ BAD = {
     "no object": (["mine:Nobody"], "'mine' has no 'Nobody'"),
     "no name": (["../mine.py"], "a target is written package.module or package.module:object; got '../mine.py'"),
     "no function": (["mine:Wrong.note"], "'mine:Wrong.note' has none of the functions that can be checked"),
+    "library": (
+        ["mine:Elsewhere"],
+        "mine:Elsewhere.array_library cannot be used here: the array library must be one of",
+    ),
+    "declared dtype": (
+        ["mine:Tiny"],
+        "mine:Tiny.dtypes must be among float64, float32, float16, bfloat16; got ('float8',)",
+    ),
     "broken": (["broken"], "the target 'broken' raised ModuleNotFoundError when it was imported"),
     "exits": (["exits"], "the target 'exits' raised SystemExit when it was imported"),
     "convention": (

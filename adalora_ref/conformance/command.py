@@ -108,6 +108,10 @@ def verify_target(spec: str, options: Options, console: Console) -> int:
         if error.__cause__ is not None:
             _show_their_traceback(error.__cause__)
         raise
+    try:
+        backend(target.array_library)
+    except (ValueError, RuntimeError) as error:
+        raise TargetError(f"{spec}.array_library cannot be used here: {error}") from None
     names = list(dict.fromkeys(stage.needs[0] for stage in STAGES))
     if not any(target.function(name) for name in names):
         raise TargetError(f"{spec!r} has none of the functions that can be checked: {', '.join(names)}")
