@@ -20,7 +20,7 @@ from adalora_ref.conformance import calls, expectations
 from adalora_ref.conformance.checking import PRESETS, case_inputs, check_stages, expectation, stage_named
 from adalora_ref.conformance.command import PLANTED, installed_libraries, reference
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
-from adalora_ref.conformance.mistakes import Deviation
+from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Target
 from adalora_ref.conformance.verdict import Expected, Row, Verdict, compare, exit_status

@@ -168,7 +168,7 @@ def _config(draw: Draw, r: int, matrices: int) -> Config:
     return Config(
         schedule=plan,
         initial_rank=r,
-        alpha=1.5,
+        alpha=[1.5, 1.5, 1.5, -0.75][draw.index % 4],
         learning_rate=0.01,
         weight_decay=0.1,
         clip_norm=[None, 0.5][draw.size(0, 1)],

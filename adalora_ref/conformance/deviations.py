@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import adalora_ref
-from adalora_ref.conformance.mistakes import MISTAKES, Deviation
+from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.mistakes_in_layers import IN_LAYERS
+from adalora_ref.conformance.mistakes_in_pruning import IN_PRUNING
 from adalora_ref.conformance.mistakes_in_training import IN_TRAINING
 
-DEVIATIONS: tuple[Deviation, ...] = (*MISTAKES, *IN_TRAINING)
+DEVIATIONS: tuple[Deviation, ...] = (*IN_LAYERS, *IN_PRUNING, *IN_TRAINING)
 
 
 def planted(deviation: Deviation) -> Any:

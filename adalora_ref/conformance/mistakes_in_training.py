@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import adalora_ref as ref
-from adalora_ref.conformance.mistakes import Deviation, allocate_per_matrix, keep_the_worst
+from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.mistakes_in_pruning import allocate_per_matrix, keep_the_worst, linear_schedule
 from adalora_ref.convention import (
     SPEC,
     Convention,
@@ -75,17 +76,59 @@ def _summed(state: TrainState, batch: Any, network: Any, config: Any, /, *, conv
     return ref.train_step(state, batch, SimpleNamespace(**parts), config, convention=convention)
 
 
-def _comes_back(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
-    """With every mask full but the scales of the true ones, the last phase masks nothing."""
-    t = state.step + convention.first_step
-    if convention.allocates(config.schedule, t) or t <= config.schedule.end_of_pruning:
-        return ref.train_step(state, batch, network, config, convention=convention)
+def _unmasked(state: TrainState, batch: Any, network: Any, config: Any, convention: Convention) -> TrainState:
+    """The state after the step with no mask applied to it, at the scales that the masks make."""
     scales = iter(ref.scales_of(state, config, convention=convention).values())
     full = state._replace(masks={name: np.ones_like(mask) for name, mask in state.masks.items()})
-    held = replace(convention, scale=lambda *_: next(scales))
-    after, _ = ref.train_step(full, batch, network, config, convention=held)
-    _, report = ref.train_step(state, batch, network, config, convention=convention)
-    return after._replace(masks=state.masks), report
+    held = replace(convention, scale=lambda *_: next(scales), allocates=lambda *_: False)
+    return ref.train_step(full, batch, network, config, convention=held)[0]
+
+
+def _mask_discarded(
+    state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC
+) -> Any:
+    after, report = ref.train_step(state, batch, network, config, convention=convention)
+    return after._replace(factors=_unmasked(state, batch, network, config, convention).factors), report
+
+
+def _comes_back(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+    t = state.step + convention.first_step
+    after, report = ref.train_step(state, batch, network, config, convention=convention)
+    if convention.allocates(config.schedule, t) or t <= config.schedule.end_of_pruning:
+        return after, report
+    return after._replace(factors=_unmasked(state, batch, network, config, convention).factors), report
+
+
+def _never_frozen(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+    after, report = ref.train_step(state, batch, network, config, convention=convention)
+    longer = replace(config, schedule=replace(config.schedule, final=0, total=state.step + 9))
+    moving, _ = ref.train_step(state, batch, network, longer, convention=convention)
+    return after._replace(importance=moving.importance), report
+
+
+def _penalty_in_the_loss(
+    state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC
+) -> Any:
+    after, report = ref.train_step(state, batch, network, config, convention=convention)
+    return after, report._replace(loss=report.loss + report.penalty)
+
+
+def _first_alone(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+    return ref.train_step(state, batch[:1], network, config, convention=convention)
+
+
+def _lengths(weights: Factors) -> tuple[Any, Any]:
+    return (weights.B**2).sum(axis=0) ** 0.5, (weights.A**2).sum(axis=1) ** 0.5
+
+
+def _s_times_lengths(_: Any, weights: Factors) -> Any:
+    B, A = _lengths(weights)
+    return abs(weights.s) * (B + A)
+
+
+def _product_of_lengths(_: Any, weights: Factors) -> Any:
+    B, A = _lengths(weights)
+    return B * A
 
 
 def _averages_wait(before: TrainState, after: TrainState, due: bool, t: int, config: Any) -> TrainState:  # noqa: FBT001
@@ -162,4 +205,24 @@ IN_TRAINING: tuple[Deviation, ...] = (
                _then(_moments_cleared)),
     _deviation("pruning_empties_B_and_A", "pruning sets B and A of dropped triplets to zero too",
                _then(_all_three_emptied)),
+    _deviation("scale_by_root_of_rank", "the scale is α / √r, as in rank-stabilised LoRA",
+               _under(scale=lambda alpha, _, kept: alpha / max(1, kept) ** 0.5)),
+    _deviation("scale_is_one_without_alpha", "an α ≤ 0 makes the scale 1, as LORALIB and PEFT have it",
+               _under(scale=lambda alpha, _, kept: alpha / max(1, kept) if alpha > 0 else 1.0)),
+    _deviation("penalty_is_not_weighted", "the penalty is added without γ",
+               _with(lambda c, _: replace(c, orthogonality_weight=1.0))),
+    _deviation("loss_includes_the_penalty", "the reported loss has the penalty in it",
+               _penalty_in_the_loss),
+    _deviation("first_micro_batch_alone", "the step is made on the first micro-batch, the others are lost",
+               _first_alone),
+    _deviation("averages_never_freeze", "Ī and Ū go on being updated in the last phase",
+               _never_frozen),
+    _deviation("mask_is_discarded", "the mask is made and never applied: the masked copy of s is thrown away",
+               _mask_discarded),
+    _deviation("score_is_s_times_lengths", "a triplet is scored by |s| (‖B_i‖ + ‖A_i‖)",
+               _under(score=_s_times_lengths)),
+    _deviation("score_is_product_of_lengths", "a triplet is scored by ‖B_i‖ · ‖A_i‖",
+               _under(score=_product_of_lengths)),
+    _deviation("linear_schedule_in_training", "the budget falls linearly instead of as a cubic",
+               _under(budget=linear_schedule)),
 )  # fmt: skip

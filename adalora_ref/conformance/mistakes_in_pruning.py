@@ -1,6 +1,7 @@
-"""Known mistakes in one function: each a drop-in for the public function of its stage, on NumPy arrays.
+"""Known mistakes in pruning: importance, scores, schedule, selection, masks, and the optimiser.
 
-Written from the reference with the one difference that its sentence states.
+Each is a drop-in for the public function of its stage, on NumPy arrays, written from the reference with the one
+difference that its sentence states.
 """
 
 from __future__ import annotations
@@ -8,23 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import adalora_ref as ref
+from adalora_ref.conformance.known import Deviation
 from adalora_ref.convention import allocate_above_threshold, allocates_as_peft, allocates_as_released, budget_in_doubles
 from adalora_ref.factors import Factors, map_factors
 from adalora_ref.importance import Importance, per_triplet
-
-
-class Deviation(NamedTuple):
-    """One known mistake or convention: a name, the function it sits in, a sentence, and what it computes."""
-
-    name: str
-    stage: str
-    says: str
-    function: Callable[..., Any]
 
 
 def _uncertainty_uses_previous_mean(
@@ -113,7 +106,8 @@ def _scores_add_over_the_triplet(state: Importance, /) -> Any:
     return s + B.sum(axis=0) + A.sum(axis=1)
 
 
-def _linear_schedule(schedule: ref.BudgetSchedule, step: int, /) -> int:
+def linear_schedule(schedule: ref.BudgetSchedule, step: int, /) -> int:
+    """Fall linearly."""
     window = schedule.end_of_pruning - schedule.warmup
     left = min(max(schedule.end_of_pruning - step, 0), window)
     return schedule.target + (schedule.initial - schedule.target) * left // window
@@ -178,46 +172,6 @@ def _prune_inverted(factors: Factors, keep: Any, /) -> Factors:
     return ref.prune(factors, ~keep)
 
 
-def _forward(change: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
-    """A forward pass whose arguments *change* has altered."""
-
-    def forward(
-        x: Any, W: Any, factors: Factors, /, *, scale: float, bias: Any = None, dropout_mask: Any = None
-    ) -> Any:
-        given = {"x": x, "W": W, "factors": factors, "scale": scale, "bias": bias, "dropout_mask": dropout_mask}
-        given |= change(**given)
-        x, W, factors = given.pop("x"), given.pop("W"), given.pop("factors")
-        return ref.linear_forward(x, W, factors, **given)
-
-    return forward
-
-
-def _mask_on_both_paths(*, x: Any, dropout_mask: Any, **_: Any) -> dict[str, Any]:
-    return {} if dropout_mask is None else {"x": x * dropout_mask, "dropout_mask": None}
-
-
-def _backward(change: Callable[[Any, Factors, Any, Any], tuple[Any, Factors]]) -> Callable[..., Any]:
-    """A backward pass whose result *change* has altered."""
-
-    def backward(dy: Any, cache: Any, /) -> Any:
-        return change(*ref.linear_backward(dy, cache), dy, cache)
-
-    return backward
-
-
-def _dx_without_mask(dx: Any, grads: Factors, dy: Any, cache: Any) -> tuple[Any, Factors]:
-    return ref.linear_backward(dy, cache._replace(dropout_mask=None))[0], grads
-
-
-def _penalty(change: Callable[[Any, Factors, Factors], tuple[Any, Factors]]) -> Callable[..., Any]:
-    """A squared penalty whose result *change* has altered."""
-
-    def penalty(factors: Factors, /) -> Any:
-        return change(*ref.orthogonality_penalty(factors), factors)
-
-    return penalty
-
-
 def _adamw(**altered: Any) -> Callable[..., Any]:
     """AdamW with some of its arguments altered."""
 
@@ -247,104 +201,125 @@ def _no_bias_correction(
     return moved, moments
 
 
-MISTAKES: tuple[Deviation, ...] = (
+def _averages_start_at_one(like: Factors, /) -> Importance:
+    return Importance(*(map_factors(np.ones_like, held) for held in ref.init_importance(like)))
+
+
+def _sensitivity_of_the_sum(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
+    B, s, A = map_factors(lambda w, g: w * g, w, g)
+    summed = Factors(np.sum(B, axis=0) + 0 * B, s, np.sum(A, axis=1)[:, None] + 0 * A)
+    return ref.update_importance(state, map_factors(np.ones_like, w), summed, beta1=beta1, beta2=beta2)
+
+
+def _not_smoothed(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
+    def now(average: Any, w: Any, g: Any) -> Any:
+        return abs(w * g).astype(average.dtype)
+
+    sensitivity = map_factors(now, state.sensitivity, w, g)
+    return Importance(sensitivity, _deviation(state, sensitivity, w, g, beta2))
+
+
+def _deviation_not_smoothed(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
+    return ref.update_importance(state, w, g, beta1=beta1, beta2=0.0)
+
+
+def _scores_multiply_B_and_A(state: Importance, /) -> Any:
+    B, s, A = map_factors(lambda mean, deviation: mean * deviation, *state)
+    return s + B.mean(axis=0) * A.mean(axis=1)
+
+
+def _scores_of_means(state: Importance, /) -> Any:
+    means = [(held.B.mean(axis=0), held.s, held.A.mean(axis=1)) for held in state]
+    return sum(mean * deviation for mean, deviation in zip(*means, strict=True))
+
+
+def _scores_average_all_entries(state: Importance, /) -> Any:
+    sizes = state.sensitivity.B.shape[0] + state.sensitivity.A.shape[1] + 1
+    return _scores_add_over_the_triplet(state) / sizes
+
+
+def _power(exponent: int) -> Callable[..., int]:
+    """The schedule with another exponent than 3."""
+
+    def budget(schedule: ref.BudgetSchedule, step: int, /) -> int:
+        window = schedule.end_of_pruning - schedule.warmup
+        left = min(max(schedule.end_of_pruning - step, 0), window)
+        return int(schedule.target + (schedule.initial - schedule.target) * left**exponent // window**exponent)
+
+    return budget
+
+
+def _budget_to_the_end(schedule: ref.BudgetSchedule, step: int, /) -> int:
+    return ref.budget_at(replace(schedule, final=0), step)
+
+
+def _allocates_outside_pruning(schedule: ref.BudgetSchedule, step: int, /) -> bool:
+    return ref.phase_at(schedule, step) != "pruning" or ref.allocates_at(schedule, step)
+
+
+def _warmup_includes_t_i(schedule: ref.BudgetSchedule, step: int, /) -> str:
+    return "warmup" if step == schedule.warmup else ref.phase_at(schedule, step)
+
+
+def _final_begins_later(schedule: ref.BudgetSchedule, step: int, /) -> str:
+    return "pruning" if step == schedule.end_of_pruning else ref.phase_at(schedule, step)
+
+
+def _every_matrix_keeps_one(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    masks = ref.allocate(scores, budget, cost=cost)
+    return {
+        name: mask if mask.any() or not mask.size else np.arange(mask.size) == np.argmax(scores[name])
+        for name, mask in masks.items()
+    }
+
+
+def _keeps_one_less(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    return ref.allocate(scores, max(0, budget - 1), cost=cost)
+
+
+def _keeps_what_the_budget_drops(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    whole = sum(len(v) * (1 if cost is None else cost[n]) for n, v in scores.items())
+    return ref.allocate(scores, whole - budget, cost=cost)
+
+
+def _compress_keeps_the_first(factors: Factors, keep: Any, /) -> Factors:
+    return ref.compress(factors, np.arange(keep.size) < keep.sum())
+
+
+def _step_counted_from(shift: int) -> Callable[..., Any]:
+    """AdamW whose bias correction counts from another step."""
+
+    def step(weights: Factors, grads: Factors, state: Any, /, **options: Any) -> Any:
+        moved, after = ref.adamw_step(weights, grads, state._replace(steps=state.steps + shift), **options)
+        return moved, after._replace(steps=after.steps - shift)
+
+    return step
+
+
+def _epsilon_inside_the_root(
+    weights: Factors, grads: Factors, state: Any, /, *, learning_rate: float, weight_decay: float = 0.0
+) -> Any:
+    _, after = ref.adamw_step(weights, grads, state, learning_rate=learning_rate)
+    first, second = 1 - 0.9**after.steps, 1 - 0.999**after.steps
+
+    def move(w: Any, m: Any, v: Any) -> Any:
+        return (
+            (1 - learning_rate * weight_decay) * w - learning_rate * (m / first) / (v / second + 1e-8) ** 0.5
+        ).astype(w.dtype)
+
+    return map_factors(move, weights, after.first, after.second), after
+
+
+def _decay_without_the_rate(
+    weights: Factors, grads: Factors, state: Any, /, *, learning_rate: float, weight_decay: float = 0.0
+) -> Any:
+    decay = weight_decay / learning_rate
+    return ref.adamw_step(weights, grads, state, learning_rate=learning_rate, weight_decay=decay)
+
+
+IN_PRUNING: tuple[Deviation, ...] = (
     Deviation(
-        "scale_is_not_applied",
-        "linear_forward",
-        "the increment is not multiplied by the scale",
-        _forward(lambda **_: {"scale": 1.0}),
-    ),
-    Deviation(
-        "rank_plus_epsilon_in_scale",
-        "linear_forward",
-        "the scale is divided by 1 + 1e-5 / r, as α / (r + 1e-5) does",
-        _forward(lambda factors, scale, **_: {"scale": scale * (r := factors.s.shape[0]) / (r + 1e-5)}),
-    ),
-    Deviation(
-        "s_is_not_applied",
-        "linear_forward",
-        "the increment is B · A, without diag(s)",
-        _forward(lambda factors, **_: {"factors": Factors(factors.B, np.ones_like(factors.s), factors.A)}),
-    ),
-    Deviation("bias_is_dropped", "linear_forward", "the bias is not added", _forward(lambda **_: {"bias": None})),
-    Deviation(
-        "mask_on_both_paths",
-        "linear_forward",
-        "dropout masks the input of the frozen weight too",
-        _forward(_mask_on_both_paths),
-    ),
-    Deviation(
-        "mask_is_ignored",
-        "linear_forward",
-        "the dropout mask is not applied",
-        _forward(lambda **_: {"dropout_mask": None}),
-    ),
-    Deviation(
-        "dx_lacks_the_frozen_path",
-        "linear_backward",
-        "dx is the gradient through the adapter alone, without dy W",
-        _backward(lambda dx, grads, dy, cache: (dx - dy @ cache.W, grads)),
-    ),
-    Deviation(
-        "dx_lacks_the_adapter",
-        "linear_backward",
-        "dx is dy W, without the path through the adapter",
-        _backward(lambda dx, grads, dy, cache: (dy @ cache.W, grads)),
-    ),
-    Deviation(
-        "dx_ignores_the_mask",
-        "linear_backward",
-        "dx through the adapter is not multiplied by the dropout mask",
-        _backward(_dx_without_mask),
-    ),
-    Deviation(
-        "ds_lacks_the_scale",
-        "linear_backward",
-        "ds is not multiplied by the scale",
-        _backward(lambda dx, grads, dy, cache: (dx, Factors(grads.B, grads.s / cache.scale, grads.A))),
-    ),
-    Deviation(
-        "dB_rows_are_reversed",
-        "linear_backward",
-        "the rows of dB are in reverse order",
-        _backward(lambda dx, grads, dy, cache: (dx, Factors(grads.B[::-1], grads.s, grads.A))),
-    ),
-    Deviation(
-        "dA_lacks_s",
-        "linear_backward",
-        "dA is not multiplied by s",
-        _backward(
-            lambda dx, grads, dy, cache: (
-                dx,
-                ref.linear_backward(
-                    dy, cache._replace(factors=Factors(cache.factors.B, np.ones_like(cache.factors.s), cache.factors.A))
-                )[1],
-            )
-        ),
-    ),
-    Deviation(
-        "penalty_is_not_squared",
-        "orthogonality_penalty",
-        "the Frobenius norms are added without squaring, as in the released code",
-        ref.orthogonality_norm,
-    ),
-    Deviation(
-        "penalty_is_a_mean",
-        "orthogonality_penalty",
-        "the two norms are averaged instead of added",
-        _penalty(lambda R, grads, _: (R / 2, map_factors(lambda g: g / 2, grads))),
-    ),
-    Deviation(
-        "penalty_gradient_is_halved",
-        "orthogonality_penalty",
-        "the gradient is 2 B (BᵀB − I), half of what it should be",
-        _penalty(lambda R, grads, _: (R, map_factors(lambda g: g / 2, grads))),
-    ),
-    Deviation(
-        "penalty_is_squared",
-        "orthogonality_norm",
-        "the Frobenius norms are squared, as in the paper's equation (4)",
-        ref.orthogonality_penalty,
+        "averages_start_at_one", "init_importance", "Ī and Ū start at one instead of at zero", _averages_start_at_one
     ),
     Deviation(
         "uncertainty_uses_previous_mean",
@@ -392,6 +367,21 @@ MISTAKES: tuple[Deviation, ...] = (
         "deviation_is_squared", "update_importance", "Ū averages (I − Ī)² instead of |I − Ī|", _deviation_is_squared
     ),
     Deviation(
+        "sensitivity_of_the_sum",
+        "update_importance",
+        "an entry of B or A gets |Σ w · g| over its triplet instead of its own |w · g|",
+        _sensitivity_of_the_sum,
+    ),
+    Deviation(
+        "sensitivity_is_not_smoothed", "update_importance", "Ī is this step's |w · g|, without β1", _not_smoothed
+    ),
+    Deviation(
+        "uncertainty_is_not_smoothed",
+        "update_importance",
+        "Ū is this step's |I − Ī|, without β2",
+        _deviation_not_smoothed,
+    ),
+    Deviation(
         "scores_add_mean_and_uncertainty",
         "triplet_scores",
         "an entry's score is Ī + Ū instead of Ī · Ū",
@@ -415,7 +405,40 @@ MISTAKES: tuple[Deviation, ...] = (
         "the entries of B and A are added up instead of averaged",
         _scores_add_over_the_triplet,
     ),
-    Deviation("linear_schedule", "budget_at", "the budget falls linearly instead of as a cubic", _linear_schedule),
+    Deviation(
+        "scores_multiply_B_and_A",
+        "triplet_scores",
+        "the means over B and A are multiplied instead of added",
+        _scores_multiply_B_and_A,
+    ),
+    Deviation(
+        "scores_of_means",
+        "triplet_scores",
+        "Ī and Ū are averaged over the triplet first and multiplied then",
+        _scores_of_means,
+    ),
+    Deviation(
+        "scores_average_all_entries",
+        "triplet_scores",
+        "a triplet's score is the mean over all its d_out + 1 + d_in entries",
+        _scores_average_all_entries,
+    ),
+    Deviation(
+        "scores_without_s",
+        "triplet_scores",
+        "the term of s is left out",
+        lambda state: ref.triplet_scores(state) - state.sensitivity.s * state.uncertainty.s,
+    ),
+    Deviation("warmup_includes_t_i", "phase_at", "t = t_i is still warm-up", _warmup_includes_t_i),
+    Deviation("last_phase_begins_later", "phase_at", "t = T − t_f is still pruning", _final_begins_later),
+    Deviation("linear_schedule", "budget_at", "the budget falls linearly instead of as a cubic", linear_schedule),
+    Deviation("quadratic_schedule", "budget_at", "the budget falls as a square instead of as a cubic", _power(2)),
+    Deviation(
+        "budget_falls_to_the_end",
+        "budget_at",
+        "the budget falls until T, as if there were no last phase",
+        _budget_to_the_end,
+    ),
     Deviation(
         "budget_is_rounded",
         "budget_at",
@@ -465,6 +488,12 @@ MISTAKES: tuple[Deviation, ...] = (
         lambda schedule, step: ref.allocates_at(replace(schedule, interval=1), step),
     ),
     Deviation(
+        "allocates_outside_pruning",
+        "allocates_at",
+        "allocations are made in warm-up and at every step of the last phase too",
+        _allocates_outside_pruning,
+    ),
+    Deviation(
         "ties_are_dropped",
         "allocate",
         "what ties with the threshold is dropped, as LORALIB and PEFT do",
@@ -493,12 +522,52 @@ MISTAKES: tuple[Deviation, ...] = (
         _skips_what_does_not_fit,
     ),
     Deviation(
+        "every_matrix_keeps_one",
+        "allocate",
+        "a matrix of which nothing would be kept keeps its best triplet, beyond the budget",
+        _every_matrix_keeps_one,
+    ),
+    Deviation("keeps_one_less", "allocate", "one triplet less than the budget is kept", _keeps_one_less),
+    Deviation(
+        "keeps_what_the_budget_drops", "allocate", "as many are kept as should be dropped", _keeps_what_the_budget_drops
+    ),
+    Deviation(
+        "ignores_the_cost",
+        "allocate",
+        "the budget counts triplets though a cost is given",
+        lambda scores, budget, /, *, cost=None: ref.allocate(scores, min(budget, sum(map(len, scores.values())))),
+    ),
+    Deviation(
         "prune_zeroes_all_three",
         "prune",
         "B and A of a dropped triplet are zeroed too, so that it cannot return",
         _prune_zeroes_B_and_A,
     ),
     Deviation("prune_is_inverted", "prune", "the kept triplets are dropped, the dropped ones kept", _prune_inverted),
+    Deviation(
+        "prune_does_nothing",
+        "prune",
+        "nothing is zeroed: the masked copy of s is thrown away",
+        lambda factors, keep, /: ref.prune(factors, np.ones_like(keep)),
+    ),
+    Deviation(
+        "compress_keeps_the_first",
+        "compress",
+        "the first triplets are kept, as many as should be, instead of those that should be",
+        _compress_keeps_the_first,
+    ),
+    Deviation(
+        "compress_is_inverted",
+        "compress",
+        "the kept triplets are removed, the dropped ones stay",
+        lambda factors, keep, /: ref.compress(factors, ~keep),
+    ),
+    Deviation(
+        "steps_start_at_one",
+        "init_adamw",
+        "one step is counted before any was made",
+        lambda like, /: ref.init_adamw(like)._replace(steps=1),
+    ),
     Deviation(
         "decay_in_the_gradient",
         "adamw_step",
@@ -507,4 +576,19 @@ MISTAKES: tuple[Deviation, ...] = (
     ),
     Deviation("no_bias_correction", "adamw_step", "the moments are used without bias correction", _no_bias_correction),
     Deviation("adam_beta2_is_0.99", "adamw_step", "β2 is 0.99 instead of 0.999", _adamw(beta2=0.99)),
+    Deviation("epsilon_inside_the_root", "adamw_step", "ε is added under the root", _epsilon_inside_the_root),
+    Deviation("epsilon_is_1e-6", "adamw_step", "ε is 1e-6 instead of 1e-8", _adamw(epsilon=1e-6)),
+    Deviation("decay_is_left_out", "adamw_step", "the weights do not decay", _adamw(weight_decay=0.0)),
+    Deviation(
+        "decay_without_the_rate",
+        "adamw_step",
+        "the decay is not multiplied by the learning rate",
+        _decay_without_the_rate,
+    ),
+    Deviation(
+        "bias_correction_runs_ahead",
+        "adamw_step",
+        "the bias correction counts one step too many",
+        _step_counted_from(1),
+    ),
 )
