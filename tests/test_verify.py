@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +17,16 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import adalora_ref as ref
 from adalora_ref.conformance import calls, expectations
-from adalora_ref.conformance.checking import PRESETS, case_inputs, check_stages, expectation, stage_named
-from adalora_ref.conformance.command import PLANTED, installed_libraries, reference
-from adalora_ref.conformance.deviations import DEVIATIONS, planted
+from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
+from adalora_ref.conformance.command import PLANTED, installed_libraries
+from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.report import Report, show
+from adalora_ref.conformance.seen import case_inputs, expectation
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Target
 from adalora_ref.conformance.verdict import Expected, Row, Verdict, compare, exit_status
@@ -129,9 +135,49 @@ def test_the_catalogue_is_well_formed() -> None:
 
 
 def test_an_unknown_mistake_matches_nothing() -> None:
-    """What no entry computes is called unknown, even if it lies close to one."""
+    """What no entry computes is called unknown, even if it lies close to one, and is told by what it hangs on."""
     (row,) = check(target(triplet_scores=lambda state: 1.0001 * ref.triplet_scores(state)), "triplet_scores")
-    assert (row.verdict, row.diagnosis) == (Verdict.FAIL, "matches no known mistake")
+    assert row.verdict is Verdict.FAIL
+    assert row.diagnosis.startswith("matches no known mistake; S depends on state.sensitivity.B, ")
+    assert row.diagnosis.endswith(", just as it should")
+
+
+def test_a_result_is_told_by_the_inputs_that_it_ignores() -> None:
+    """Where nothing known matches, each input is perturbed: here A in one, the scale in the other."""
+
+    def scores(state: Any, /) -> Any:
+        product = state.sensitivity.B * state.uncertainty.B
+        return 1.5 * product.mean(axis=0) + state.sensitivity.s * state.uncertainty.s
+
+    def unmerge(W: Any, factors: Any, /, *, scale: float) -> Any:
+        return W - ref.increment(factors, scale=1.25)
+
+    first, second = check(target(triplet_scores=scores, unmerge=unmerge), "triplet_scores", "unmerge")
+    assert first.diagnosis.endswith("but not on state.sensitivity.A, state.uncertainty.A, as it should")
+    assert second.diagnosis.endswith("but not on scale, as it should")
+
+
+def test_a_quantity_that_hangs_on_too_much_is_told() -> None:
+    """A result that depends on an input which has no place in its equation says so."""
+
+    def prune(factors: Any, keep: Any, /) -> Any:
+        B, s, A = ref.prune(factors, keep)
+        return ref.Factors(B + 0.5 * factors.s, s, A)
+
+    (row,) = check(target(prune=prune), "prune")
+    assert row.diagnosis.endswith("though it should not depend on factors.s")
+
+
+def test_another_convention_is_told() -> None:
+    """Where everything that failed is right under another convention, the verdict names that one."""
+    held = reference(CONVENTIONS["PEFT"])
+    rows = check(held, "linear_forward", "budget_at", "allocates_at")
+    assert [row.verdict for row in rows] == [Verdict.PASS, Verdict.FAIL, Verdict.FAIL]
+    assert rows[1].conventions == ("LORALIB", "PEFT")
+    assert rows[2].conventions == ("PEFT",)
+    console = Console(file=StringIO(), width=10_000)
+    show(Report("held", "SPEC", "default", 0, tuple(rows), 1), console)
+    assert "this is convention PEFT, not SPEC: 2 differences, budget_at, allocates_at" in console.file.getvalue()
 
 
 def test_one_error_in_the_last_place_of_float64_is_seen() -> None:
@@ -224,6 +270,34 @@ def test_fakes_fail_for_what_they_are(name: str) -> None:
     assert reason in (failed.divergence.where if failed.divergence else failed.reason)
 
 
+def test_a_target_that_hangs_is_interrupted() -> None:
+    """A call that takes too long fails with the limit as its reason, and is the last of its stage."""
+
+    def hangs(state: Any, /) -> Any:
+        try:
+            time.sleep(100)
+        except Exception:  # noqa: BLE001  a target may swallow what it can
+            time.sleep(100)
+
+    (row,) = check(target(triplet_scores=hangs), "triplet_scores", seconds=0.2)
+    assert (row.verdict, row.run) == (Verdict.FAIL, 1)
+    assert row.checks[0].reason == "triplet_scores took longer than 0.2 s and was interrupted"
+
+
+def test_a_target_that_is_not_deterministic_is_warned_of() -> None:
+    """Results that differ between two calls with the same arguments are a warning, even where both are right."""
+    calls_made = itertools.count()
+
+    def unsteady(factors: Any, /, *, scale: float) -> Any:
+        B, s, A = factors
+        return scale * (B @ (s[:, None] * A)) if next(calls_made) % 2 else (scale * B * s) @ A
+
+    (row,) = check(target(increment=unsteady), "increment", dtypes=["float32"])
+    assert row.verdict is Verdict.WARN
+    warned = next(c for c in row.checks if c.verdict is Verdict.WARN)
+    assert warned.reason == "two calls with the same arguments returned different results"
+
+
 def test_a_result_must_stay_what_it_was() -> None:
     """A target that writes every result into one buffer changes what it returned before, and fails for that."""
     buffer = np.zeros(100)
@@ -266,7 +340,7 @@ def test_expected_values_come_after_the_answer(monkeypatch: pytest.MonkeyPatch) 
 
     list(check_stages([Target("t", target(triplet_scores=scores))], [stage._replace(expect=expect)], SPEC,
                       dtypes=["float64"], cases=3, seed=5))  # fmt: skip
-    assert order == ["target", "oracle"] * 3
+    assert order == ["target", "target", "oracle", "target", "oracle", "target", "oracle"]  # the first is asked twice
 
 
 # WHAT DID NOT RUN

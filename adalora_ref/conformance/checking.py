@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from adalora_ref.array import backend
-from adalora_ref.conformance.bounds import ARITHMETIC
 from adalora_ref.conformance.calls import Outputs
-from adalora_ref.conformance.cases import NUMPY_DTYPES, Draw, Inputs
-from adalora_ref.conformance.deviations import DEVIATIONS, planted
+from adalora_ref.conformance.cases import NUMPY_DTYPES, Inputs
+from adalora_ref.conformance.diagnosis import diagnose, matching_conventions
 from adalora_ref.conformance.expectations import Expectation, Undecided
-from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
+from adalora_ref.conformance.seen import Seen, case_inputs, expectation
 from adalora_ref.conformance.stages import STAGES, Stage
-from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host, spoken, tree_map
-from adalora_ref.conformance.verdict import Check, Divergence, Expected, Row, Verdict, compare, deviation, row
+from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host, spoken
+from adalora_ref.conformance.verdict import Check, Divergence, Row, Verdict, compare, row
 from adalora_ref.convention import Convention
 
 PRESETS = {"quick": 6, "default": 24, "thorough": 300}
 """How many cases of each stage are drawn in each dtype."""
 
 DTYPES = tuple(NUMPY_DTYPES)
-
-
-class Seen(NamedTuple):
-    """A case that a target answered: what it was given, what it returned, what was expected, whether they differ.
-
-    `returned` is what the target handed out, `outputs` a copy of it on the host, made at once.
-    """
-
-    target: Target
-    lane: Lane
-    inputs: Inputs
-    returned: Outputs
-    outputs: Outputs
-    expected: Expectation
-    differs: bool
-
-
-def case_inputs(stage: Stage, dtype: str, seed: int, index: int) -> Inputs:
-    """The arguments of one case, the same on every machine; its stable id is stage/dtype/seed/index."""
-    digest = hashlib.sha256(f"{stage.name}/{dtype}/{seed}/{index}".encode()).digest()
-    return stage.draw(Draw(np.random.default_rng(int.from_bytes(digest[:8], "big")), dtype, index))
-
-
-@lru_cache(maxsize=512)
-def expectation(stage: Stage, lane: Lane, seed: int, index: int) -> Expectation:
-    """What the oracles say of one case; the same for every library, so it is computed once."""
-    return stage.expect(case_inputs(stage, lane.dtype, seed, index), lane)
 
 
 def check_stages(
@@ -64,10 +36,12 @@ def check_stages(
     dtypes: Sequence[str] = (),
     cases: int,
     seed: int,
+    seconds: float = SECONDS,
 ) -> Iterator[Row]:
     """Yield one row for each of *stages*, over all *targets*: one implementation on several libraries.
 
     *dtypes* are by default those that each target can have; what is asked for and cannot be had is listed as not run.
+    A call that takes longer than *seconds* fails, and is the last of its stage.
     """
     for stage in stages:
         checks: list[Check] = []
@@ -75,35 +49,74 @@ def check_stages(
         for dtype, index, target in product(dtypes or DTYPES, range(cases), targets):
             if dtypes or dtype in target.usable_dtypes:
                 lane = Lane(dtype, target.accumulation, convention)
-                checks.append(_check(stage, target, lane, seed, index, seen))
-        yield row(stage.name, stage.equation_under(convention), checks, partial(diagnose, stage, seen))
+                checks.append(_check(stage, target, lane, seed, index, seen, seconds))
+                if checks[-1].reason.endswith(HUNG):
+                    break
+        found = row(stage.name, stage.equation_under(convention), checks, partial(diagnose, stage, seen))
+        alike = matching_conventions(stage, seen, convention) if found.verdict is Verdict.FAIL else ()
+        yield found._replace(conventions=alike)
 
 
-def _check(stage: Stage, target: Target, lane: Lane, seed: int, index: int, seen: list[Seen]) -> Check:
+HUNG = "and was interrupted"
+"""So ends the reason of a check after which no other of its stage is run."""
+
+
+def _check(
+    stage: Stage, target: Target, lane: Lane, seed: int, index: int, seen: list[Seen], seconds: float = SECONDS
+) -> Check:
     """One case: called, looked at for its form, and held against what the oracles say once it has answered."""
     case = f"{stage.name}/{lane.dtype}/{seed}/{index}"
     result = partial(Check, stage.name, case, target.array_library, lane.dtype)
     inputs = case_inputs(stage, lane.dtype, seed, index)
     if absent := _absent(stage, target, lane, inputs):
         return result(Verdict.NOT_RUN, reason=absent)
-    try:
-        handed = target.hand_over(inputs)
-        outputs = dict(leaves(stage.call(target, handed, lane)))
-        if wrong := _wrong_form(inputs, handed, outputs, target) or _changed_before(target, seen):
-            return result(Verdict.FAIL, math.inf, reason=wrong)
-        host = {name: on_host(value) for name, value in outputs.items()}
-    except CannotExpress as error:
-        return result(Verdict.NOT_RUN, reason=str(error))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a target raises is a finding about it
-        return result(Verdict.FAIL, math.inf, reason=f"{stage.name} raised {type(error).__name__}: {error}")
+    returned, host, stopped, steady = _asked(stage, target, lane, inputs, seen, seconds, twice=index % 8 == 0)
+    if stopped:
+        return result(*stopped)
     try:
         expected = expectation(stage, lane, seed, index)
     except Undecided as error:
         return result(Verdict.INCONCLUSIVE, reason=str(error))
     verdict, ratio, divergence, reason = _compare_all(host, expected)
-    differs = divergence is not None or host.keys() != expected.keys()
-    seen.append(Seen(target, lane, inputs, outputs, host, expected, differs))
+    failed = verdict is Verdict.FAIL
+    seen.append(Seen(target, lane, seed, index, inputs, returned, host, expected, failed))
+    if verdict is Verdict.PASS and not steady:
+        return result(Verdict.WARN, ratio, reason="two calls with the same arguments returned different results")
     return result(verdict, ratio, divergence, reason)
+
+
+def _asked(
+    stage: Stage, target: Target, lane: Lane, inputs: Inputs, seen: list[Seen], seconds: float, *, twice: bool
+) -> tuple[Outputs, Outputs, tuple[Any, ...], bool]:
+    """The answer, a copy of it, the verdict if that is all there is to say, and whether it answers so again."""
+    stopped: tuple[Any, ...]
+    try:
+        with time_limit(seconds):
+            returned, host, wrong = _answer(stage, target, lane, inputs, seen)
+            steady = not twice or bool(wrong) or _same(host, _answer(stage, target, lane, inputs, [])[1])
+    except CannotExpress as error:
+        stopped = (Verdict.NOT_RUN, 0.0, None, str(error))
+    except OutOfTime:
+        stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} took longer than {seconds:g} s {HUNG}")
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a target raises is a finding about it
+        stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} raised {type(error).__name__}: {error}")
+    else:
+        return returned, host, (Verdict.FAIL, math.inf, None, wrong) if wrong else (), steady
+    return {}, {}, stopped, True
+
+
+def _answer(stage: Stage, target: Target, lane: Lane, inputs: Inputs, seen: list[Seen]) -> tuple[Outputs, Outputs, str]:
+    """What the target returned, a copy of it on the host, and what is wrong with its form or with what it changed."""
+    handed = target.hand_over(inputs)
+    returned = dict(leaves(stage.call(target, handed, lane)))
+    if wrong := _wrong_form(inputs, handed, returned, target) or _changed_before(target, seen):
+        return returned, {}, wrong
+    return returned, {name: on_host(value) for name, value in returned.items()}, ""
+
+
+def _same(first: Outputs, second: Outputs) -> bool:
+    """Whether two answers to one question are alike, bit for bit."""
+    return first.keys() == second.keys() and all(a.tobytes() == second[name].tobytes() for name, a in first.items())
 
 
 def _compare_all(outputs: Outputs, expected: Expectation) -> tuple[Verdict, float, Divergence | None, str]:
@@ -158,58 +171,6 @@ def _changed_before(target: Target, seen: list[Seen]) -> str:
             if on_host(value).tobytes() != before.outputs[name].tobytes():
                 return f"the call changed {spoken(name)} that an earlier call returned"
     return ""
-
-
-# DIAGNOSIS
-
-
-def diagnose(stage: Stage, seen: Sequence[Seen]) -> str:
-    """Which known mistakes compute just what the target computed, in every case that was seen.
-
-    Nothing is said where only the form of a result is wrong: the reason says it already.
-    """
-    if not any(case.differs for case in seen):
-        return ""
-    matching = [d for d in DEVIATIONS if d.stage == stage.name and _matches(d, stage, seen)]
-    if not matching:
-        return "matches no known mistake"
-    if len(matching) == 1:
-        return f"matches `{matching[0].name}` in all {len(seen)} cases: {matching[0].says}"
-    names = ", ".join(f"`{d.name}`" for d in matching)
-    return f"matches {names}, which these cases cannot tell apart: {'; or '.join(d.says for d in matching)}"
-
-
-def _matches(known: Deviation, stage: Stage, seen: Sequence[Seen]) -> bool:
-    """Whether the planted reference, computing in float64, comes within twice the bound of everything seen."""
-    target = Target(known.name, planted(known))
-    return bool(seen) and all(_same(stage, target, case) for case in seen)
-
-
-def _same(stage: Stage, target: Target, case: Seen) -> bool:
-    wide = tree_map(lambda a: a if a.dtype.kind in "biu" else a.astype(np.float64), case.inputs)
-    try:
-        computed = {name: on_host(value) for name, value in leaves(stage.call(target, wide, case.lane))}
-    except Exception:  # noqa: BLE001  a mistake that cannot run on this case is not the one
-        return False
-    if computed.keys() != case.outputs.keys():
-        return False
-    common = computed.keys() & case.expected.keys()
-    return all(_near(case.outputs[name], computed[name], case.expected[name]) for name in common)
-
-
-def _near(got: Any, computed: Any, expected: Expected) -> bool:
-    """Whether *got* may be *computed* but for rounding: twice the largest bound, and units of the largest element.
-
-    A mistake has rounding errors of its own: they grow with it, and may lie where the right one has none.
-    """
-    if got.shape != computed.shape:
-        return False
-    error, _ = deviation(got, Expected.exact(computed.astype(np.float64), expected.dtype))
-    unit = ARITHMETIC[expected.dtype].unit if expected.dtype in ARITHMETIC else 0.0
-    theirs, ours = (float(np.max(np.abs(a), initial=0.0)) for a in (computed, expected.high))
-    grown = max(1.0, theirs / ours) if ours else 1.0
-    bound = float(np.max(expected.error, initial=0.0))
-    return bool(np.all(error <= 2 * grown * bound + 64 * unit * max(theirs, ours)))
 
 
 def stage_named(name: str) -> Stage:

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import StackSummary, TracebackException
-from types import SimpleNamespace
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,7 +16,7 @@ import adalora_ref
 from adalora_ref.array import LIBRARIES, backend
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
-from adalora_ref.conformance.deviations import DEVIATIONS, planted
+from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.report import Report, require_writable, show, write_json, write_junit
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Target, TargetError, load_target
@@ -134,14 +132,6 @@ def verify_peft(options: Options, console: Console) -> int:
     target = Target(f"peft {peft_version()}", PeftTarget())
     runs = () if options.stages else run_rows()
     return _report(target.name, [target], options, options.rules(PEFT), console, runs).status
-
-
-def reference(rules: Convention) -> Any:
-    """The reference as a target: its public functions, with those of a convention that has its own."""
-    held = SimpleNamespace(**{name: getattr(adalora_ref, name) for name in adalora_ref.__all__})
-    held.budget_at, held.allocates_at, held.allocate = rules.budget, rules.allocates, rules.allocate
-    held.dtypes = tuple(NUMPY_DTYPES)
-    return held
 
 
 def installed_libraries() -> tuple[list[str], list[str]]:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 import adalora_ref
 from adalora_ref.conformance.verdict import Check, Row, Verdict
+from adalora_ref.convention import CONVENTIONS
 
 COLOURS = {
     Verdict.PASS: "green",
@@ -60,7 +61,7 @@ def show(report: Report, console: Console) -> None:
     for row in report.rows:
         for line in _remarks(row) if row.run else ():
             console.print(Text(line), soft_wrap=True)
-    for line in _lacking(report):
+    for line in (*_convention(report), *_lacking(report)):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(LEGEND, style="dim"), soft_wrap=True)
     style = {0: "green", 1: "bold red", 3: "yellow"}[report.status]
@@ -113,9 +114,8 @@ def _remarks(row: Row) -> list[str]:
         lines.append(f"{row.stage}: {row.note}")
     if row.verdict is Verdict.WARN:
         warned = next(check for check in row.checks if check.verdict is Verdict.WARN)
-        lines.append(
-            f"{row.stage}: within the worst case, but further off than rounding is likely to take it, {warned.case}"
-        )
+        why = warned.reason or "within the worst case, but further off than rounding is likely to take it"
+        lines.append(f"{row.stage}: {why}, {warned.case}")
     if failed is not None:
         failures = sum(check.verdict is Verdict.FAIL for check in row.checks)
         lines.append(f"\n{row.stage}: FAIL in {failures} of {row.run} checks, first in {failed.case}")
@@ -129,6 +129,19 @@ def _remarks(row: Row) -> list[str]:
             f"{row.stage}: {number} of {len(row.checks)} checks {words}: {reason}" for reason, number in reasons.items()
         ]
     return lines
+
+
+def _convention(report: Report) -> list[str]:
+    """The conventions that explain everything that failed."""
+    failed = [row for row in report.rows if row.verdict is Verdict.FAIL]
+    alike = [name for name in CONVENTIONS if failed and all(name in row.conventions for row in failed)]
+    stages = ", ".join(row.stage for row in failed)
+    differences = f"{len(failed)} difference{'s' if len(failed) > 1 else ''}"
+    return [
+        f"\nthis is convention {name}, not {report.convention}: {differences}, {stages}; check against it with "
+        f"--convention {name}"
+        for name in alike
+    ]
 
 
 def _lacking(report: Report) -> list[str]:
@@ -171,6 +184,7 @@ def to_json(report: Report) -> dict[str, Any]:
                 "run": row.run,
                 "inconclusive": row.inconclusive,
                 "diagnosis": row.diagnosis,
+                "conventions": list(row.conventions),
                 "checks": [_plain_check(check) for check in row.checks],
             }
             for row in report.rows

@@ -83,6 +83,8 @@ class Row(NamedTuple):
     diagnosis: str = ""
     note: str = ""
     """What is worth knowing whatever the verdict."""
+    conventions: tuple[str, ...] = ()
+    """Names of the other conventions under which a stage that failed is right."""
 
     @property
     def run(self) -> int:

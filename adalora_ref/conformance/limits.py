@@ -1,0 +1,39 @@
+"""A limit on the time that a target may take for one call."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+SECONDS = 60.0
+"""For one call, unless told otherwise."""
+
+
+class OutOfTime(BaseException):
+    """Raised inside a target that takes too long; no exception of the usual kind, so that it is not caught by habit."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt what runs inside after so many seconds, by `OutOfTime`.
+
+    The interruption is a signal: it ends Python code, sleeping and waiting, but not a hang inside compiled code.
+    Outside the main thread, and where there are no such signals (Windows), there is no limit.
+    """
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again every second, should the first one be swallowed
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise OutOfTime
