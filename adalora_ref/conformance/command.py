@@ -14,17 +14,22 @@ from rich.text import Text
 
 import adalora_ref
 from adalora_ref.array import LIBRARIES, backend
+from adalora_ref.conformance import mutants
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.report import Report, require_writable, show, write_json, write_junit
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Target, TargetError, load_target
+from adalora_ref.conformance.variants import VARIANTS
 from adalora_ref.conformance.verdict import Row, exit_status
 from adalora_ref.convention import PEFT, SPEC, Convention, convention
 
 PLANTED = "uncertainty_uses_previous_mean"
 """The mistake that a newcomer sees being caught."""
+
+VARIANT_CHECKS = {"quick": 100, "default": 250, "thorough": 1000}
+"""How many checks each correct variant must pass, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,3 +185,18 @@ def _with_progress(
             yield row
         progress.update(task, total=None, description="whole runs")
         yield from more
+
+
+def mutate(options: Options, console: Console) -> int:
+    """Hunt every planted mistake, try every correct variant, show what came of it, and return the exit status."""
+    cases, checks, seed = PRESETS[options.preset], VARIANT_CHECKS[options.preset], options.seed
+    mistakes = [d for d in DEVIATIONS if not options.stages or d.stage in options.stages]
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        hunted = mutants.hunt(mistakes, cases=cases, seed=seed)
+        hunts = tuple(progress.track(hunted, len(mistakes), description="mistakes"))
+        tried = () if options.stages else mutants.try_variants(checks=checks, seed=seed)
+        trials = tuple(progress.track(tried, len(VARIANTS), description="variants"))
+    mutants.show(hunts, trials, console)
+    if options.json:
+        mutants.write(hunts, trials, options.json)
+    return 0 if mutants.holds(hunts, trials) else 1

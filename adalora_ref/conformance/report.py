@@ -57,7 +57,7 @@ def show(report: Report, console: Console) -> None:
         f"adalora-ref {adalora_ref.__version__} · specification {adalora_ref.SPECIFICATION} · "
         f"convention {report.convention} · preset {report.preset} · seed {report.seed}"
     )
-    console.print(_unwrapped(_table(report), console), soft_wrap=True)
+    console.print(unwrapped(_table(report), console), soft_wrap=True)
     for row in report.rows:
         for line in _remarks(row) if row.run else ():
             console.print(Text(line), soft_wrap=True)
@@ -68,7 +68,7 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(report.sentence, style=style), soft_wrap=True)
 
 
-def _unwrapped(table: Table, console: Console) -> Text:
+def unwrapped(table: Table, console: Console) -> Text:
     """The table in its natural width; a terminal that is narrower breaks the lines itself."""
     wide = Console(file=StringIO(), width=10_000, force_terminal=console.is_terminal)
     with wide.capture() as captured:
@@ -210,7 +210,7 @@ def require_writable(path: Path) -> None:
 
 def write_json(report: Report, path: Path) -> None:
     """Write the verdict as JSON."""
-    _write(path, json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(to_json(report), indent=1, ensure_ascii=False) + "\n")
 
 
 def write_junit(report: Report, path: Path) -> None:
@@ -234,10 +234,10 @@ def write_junit(report: Report, path: Path) -> None:
         elif check.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE):
             ET.SubElement(case, "skipped", message=f"{check.verdict}: {check.reason}")
     ET.indent(suite)
-    _write(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n")
+    write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write the whole file or nothing."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
