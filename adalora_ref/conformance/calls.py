@@ -108,13 +108,13 @@ def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
 def init_state(t: Target, i: Inputs, lane: Lane) -> Outputs:
     """The state from which training starts."""
     function, rng = t.require("init_state"), np.random.default_rng(i["seed"])
-    return {"state": function(_network(i), i["config"], rng, **_convention(t, "init_state", lane))}
+    return {"state": function(network(i), i["config"], rng, **_convention(t, "init_state", lane))}
 
 
 def train_step(t: Target, i: Inputs, lane: Lane) -> Outputs:
     """State and report after one step of Algorithm 1 on our own small network."""
     options = _convention(t, "train_step", lane)
-    state, report = t.require("train_step")(i["state"], i["batch"], _network(i), i["config"], **options)
+    state, report = t.require("train_step")(i["state"], i["batch"], network(i), i["config"], **options)
     return {"state": state, "report": report}
 
 
@@ -132,7 +132,8 @@ def _forward(t: Target, i: Inputs) -> Any:
     return t.require("linear_forward")(i["x"], i["W"], i["factors"], **options)
 
 
-def _network(i: Inputs) -> MLP:
+def network(i: Inputs) -> MLP:
+    """Our own small network, with the weights of the case."""
     return MLP(i["weights"], i["biases"], cross_entropy if i["labels"] else mean_square)
 
 

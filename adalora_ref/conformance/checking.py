@@ -77,7 +77,7 @@ def _check(
         expected = expectation(stage, lane, seed, index)
     except Undecided as error:
         return result(Verdict.INCONCLUSIVE, reason=str(error))
-    verdict, ratio, divergence, reason = _compare_all(host, expected)
+    verdict, ratio, divergence, reason = compare_all(host, expected)
     failed = verdict is Verdict.FAIL
     seen.append(Seen(target, lane, seed, index, inputs, returned, host, expected, failed))
     if verdict is Verdict.PASS and not steady:
@@ -119,7 +119,7 @@ def _same(first: Outputs, second: Outputs) -> bool:
     return first.keys() == second.keys() and all(a.tobytes() == second[name].tobytes() for name, a in first.items())
 
 
-def _compare_all(outputs: Outputs, expected: Expectation) -> tuple[Verdict, float, Divergence | None, str]:
+def compare_all(outputs: Outputs, expected: Expectation) -> tuple[Verdict, float, Divergence | None, str]:
     """The worst of a case's quantities: the first that fails, else one that warns, else the largest ratio."""
     if outputs.keys() != expected.keys():
         lacking, beyond = (

@@ -14,13 +14,15 @@ from rich.text import Text
 
 import adalora_ref
 from adalora_ref.array import LIBRARIES, backend
-from adalora_ref.conformance import mutants
+from adalora_ref.conformance import mutants, scripted
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.report import Report, require_writable, show, write_json, write_junit
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Target, TargetError, load_target
+from adalora_ref.conformance.trace_diagnosis import explained
+from adalora_ref.conformance.trace_file import read_trace
 from adalora_ref.conformance.variants import VARIANTS
 from adalora_ref.conformance.verdict import Row, exit_status
 from adalora_ref.convention import PEFT, SPEC, Convention, convention
@@ -77,6 +79,8 @@ def verify(spec: str | None, options: Options, console: Console) -> int:
         return verify_reference(options, console)
     if spec == "peft":
         return verify_peft(options, console)
+    if spec.startswith("trace:"):
+        return verify_trace(Path(spec.removeprefix("trace:")), options, console)
     if spec == "adalora_ref":
         return _report(spec, [Target(spec, reference(options.rules()))], options, options.rules(), console).status
     return verify_target(spec, options, console)
@@ -116,9 +120,31 @@ def verify_target(spec: str, options: Options, console: Console) -> int:
     except (ValueError, RuntimeError) as error:
         raise TargetError(f"{spec}.array_library cannot be used here: {error}") from None
     names = list(dict.fromkeys(stage.needs[0] for stage in STAGES))
+    if scripted.is_allocator(target):
+        return verify_allocator(target, options, console)
     if not any(target.function(name) for name in names):
         raise TargetError(f"{spec!r} has none of the functions that can be checked: {', '.join(names)}")
-    return _report(spec, [target], options, options.rules(), console).status
+    return _report(spec, [target], options, options.rules(), console, _runs(target, options)).status
+
+
+def _runs(target: Target, options: Options) -> Iterator[Row]:
+    """A whole training run, if the target has a training step and nothing less was asked for."""
+    if target.function("train_step") and not options.stages:
+        yield scripted.check_run(target, options.rules(), seed=options.seed)
+
+
+def verify_allocator(target: Target, options: Options, console: Console) -> int:
+    """Check a stateful allocator, fed scripted weights and gradients for a whole schedule."""
+    rows = tuple(scripted.check_allocator(target, options.rules(), seed=options.seed))
+    return _shown(target.name, rows, options, options.rules(), console).status
+
+
+def verify_trace(path: Path, options: Options, console: Console) -> int:
+    """Check a run that another program recorded, each stage from the run's own inputs to it."""
+    steps, judge = read_trace(path)
+    judge = judge if options.convention is None else judge._replace(convention=options.rules())
+    rows = tuple(explained(steps, judge, "trace"))
+    return _shown(str(path), rows, options, judge.convention, console).status
 
 
 def _show_their_traceback(error: BaseException) -> None:
@@ -163,9 +189,12 @@ def _report(
     """Run the stages, then *more*; show and write the verdict."""
     stages = [stage_named(s) for s in options.stages] or [s for s in STAGES if s.holds_under(rules)]
     rows = check_stages(targets, stages, rules, dtypes=options.dtypes, cases=PRESETS[options.preset], seed=options.seed)
-    done = tuple(_with_progress(rows, more, stages, console))
-    status = exit_status(done, options.require)
-    report = Report(name, rules.name, options.preset, options.seed, done, status)
+    return _shown(name, tuple(_with_progress(rows, more, stages, console)), options, rules, console)
+
+
+def _shown(name: str, rows: tuple[Row, ...], options: Options, rules: Convention, console: Console) -> Report:
+    """Show and write the verdict."""
+    report = Report(name, rules.name, options.preset, options.seed, rows, exit_status(rows, options.require))
     show(report, console)
     if options.json:
         write_json(report, options.json)

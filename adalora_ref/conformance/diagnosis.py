@@ -62,10 +62,10 @@ def _same(stage: Stage, target: Target, case: Seen) -> bool:
     if computed.keys() != case.outputs.keys():
         return False
     common = computed.keys() & case.expected.keys()
-    return all(_near(case.outputs[name], computed[name], case.expected[name]) for name in common)
+    return all(near(case.outputs[name], computed[name], case.expected[name]) for name in common)
 
 
-def _near(got: Any, computed: Any, expected: Expected) -> bool:
+def near(got: Any, computed: Any, expected: Expected) -> bool:
     """Whether *got* may be *computed* but for rounding: twice the largest bound, and units of the largest element.
 
     A mistake has rounding errors of its own: they grow with it, and may lie where the right one has none.

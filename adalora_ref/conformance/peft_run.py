@@ -6,48 +6,36 @@ train it in the order that PEFT's documentation gives: backward, clip, step, `up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from adalora_ref.adamw import AdamState, init_adamw
-from adalora_ref.allocation import Masks
+from adalora_ref.adamw import AdamState
 from adalora_ref.array import Array
 from adalora_ref.budget import BudgetSchedule
-from adalora_ref.conformance import oracle_run, oracles
+from adalora_ref.conformance import oracle_run, trace
 from adalora_ref.conformance.bounds import Number, total
 from adalora_ref.conformance.lifting import evaluate
 from adalora_ref.conformance.oracle_run import CONSTANTS
 from adalora_ref.conformance.oracles import Triple
 from adalora_ref.conformance.peft_target import ADAPTER, Adapted, array, peers, recorded, tensor
-from adalora_ref.conformance.target import leaves, on_host
-from adalora_ref.conformance.verdict import Check, Expected, Row, Verdict, compare, row
+from adalora_ref.conformance.trace import Each, Quantity, exact
+from adalora_ref.conformance.verdict import Check, Row, Verdict, row
 from adalora_ref.convention import PEFT
-from adalora_ref.factors import Factors, init_factors
-from adalora_ref.importance import Importance, init_importance
+from adalora_ref.factors import init_factors
 from adalora_ref.loss import mean_square
 from adalora_ref.networks.mlp import MLP
 from adalora_ref.records import Config
 from adalora_ref.training import init_state, train_step
-
-Stage = tuple[str, Any, dict[str, Expected]]
-Each = dict[str, Factors]
 
 EQUATIONS = {
     "ranknum": "ν = r_init, not trained",
     "scale": "α / (r_init + 1e-5)",
     "objective": "loss + γ / 2n · Σ (‖BᵀB − I‖_F + ‖AAᵀ − I‖_F)",
     "gradient": "∇ objective by B, s and A",
-    "clipped": "g · min(1, c / (‖g‖ + 1e-6)), ‖g‖ over B, s and A of all matrices",
-    "adamw_step": "w ← (1 − lr·λ) w − lr · m̂ / (√v̂ + ε)",
-    "update_importance": "Ī ← β1 Ī + (1 − β1) |w g|;  Ū ← β2 Ū + (1 − β2) |I − Ī|, w after the step, g clipped",
-    "budget_at": "b⁰ to t_i, then the cubic in doubles, truncated",
-    "allocates_at": "ΔT divides t, t_i < t < T − t_f; and t = T − t_f",
-    "triplet_scores": "S_i = (Ī·Ū)(s_i) + mean over B[:, i] + mean over A[i, :]",
-    "allocate": "kept where S_i lies above the (N − b)-th smallest",
-    "prune": "s_i = 0 where not kept, after an allocation and in the last phase",
+    **trace.EQUATIONS,
 }
 """What is checked at each step, in the order in which the step computes it."""
 
@@ -67,53 +55,27 @@ CONFIG = Config(
 LANES = (("float32", False), ("float64", False), ("float64", True), ("bfloat16", False), ("bfloat16", True))
 """Dtype of the frozen weights, and whether `ranknum` is frozen by hand; on float32 PEFT leaves it frozen."""
 
-RATES: dict[str, Any] = {
-    "learning_rate": CONFIG.learning_rate,
-    "beta1": CONFIG.adam_beta1,
-    "beta2": CONFIG.adam_beta2,
-    "epsilon": CONFIG.adam_epsilon,
-    "weight_decay": CONFIG.weight_decay,
-}
-
 
 class Step(NamedTuple):
     """What one step of PEFT's run showed, as NumPy arrays; dictionaries are by matrix, in forward order.
 
     Attributes
     ----------
-    before, moved, after
-        Factors at the start of the step, after the optimiser, after the mask.
+    run
+        What any recorded run has.
     rank, trained, scale
         PEFT's `ranknum`, whether it requires a gradient, and `scaling` / (`ranknum` + 1e-5).
     objective
         The loss with the regulariser in it.
-    gradient, clipped
-        As autograd left it, and after clipping.
-    importance
-        The averages after their update; those of the step before where there was none.
-    scores
-        Of the allocation; None where none was made.
-    masks
-        Who was kept by the latest allocation.
     """
 
-    step: int
+    run: trace.Step
     x: Array
     target: Array
-    before: Each
     rank: dict[str, Array]
     trained: dict[str, Array]
     scale: dict[str, Array]
     objective: Array
-    gradient: Each
-    clipped: Each
-    moved: Each
-    optimizer: dict[str, AdamState]
-    importance: dict[str, Importance]
-    budget: int
-    scores: dict[str, Array] | None
-    masks: Masks
-    after: Each
 
 
 class Run(NamedTuple):
@@ -163,12 +125,12 @@ def record(base_dtype: str, *, freeze_ranknum: bool, seed: int = 0) -> Run:
     steps: list[Step] = []
     for t in range(CONFIG.schedule.total):
         x, target = (tensor(rng.standard_normal((4, d))).to(dtype) for d in (5, 4))
-        trained = _trained(t, x, target, held, optimizer)
-        allocated = _allocated(t, held, seen, steps[-1] if steps else None)
+        shown, trained = _trained(t, x, target, held, optimizer)
+        allocated = _allocated(t, held, seen, steps[-1].run if steps else None)
         optimizer.zero_grad()
-        steps.append(Step(step=t, x=_wide(x), target=_wide(target), **trained, **allocated))
+        steps.append(Step(trace.Step(t, **trained, **allocated), _wide(x), _wide(target), **shown))
     network = MLP({n: _wide(W) for n, W in weights.items()}, {n: _wide(b) for n, b in biases.items()}, mean_square)
-    return Run(network, base_dtype, steps[0].after["layer0"].s.dtype.name, freeze_ranknum, tuple(steps))
+    return Run(network, base_dtype, _factors(steps[0].run.after)["layer0"].s.dtype.name, freeze_ranknum, tuple(steps))
 
 
 def _adapted(weights: dict[str, Any], biases: dict[str, Any]) -> Adapted:
@@ -189,27 +151,27 @@ def _adapted(weights: dict[str, Any], biases: dict[str, Any]) -> Adapted:
     )
 
 
-def _trained(t: int, x: Any, target: Any, held: Adapted, optimizer: Any) -> dict[str, Any]:
-    """Forward, backward, clipping and the optimiser's step, with a look at everything on the way."""
+def _trained(t: int, x: Any, target: Any, held: Adapted, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Forward, backward, clipping and the optimiser's step; what PEFT shows of itself, and what any run records."""
     torch, _ = peers()
     names = list(held.network.layers)
     ranks = {name: held.layer(name).ranknum[ADAPTER] for name in names}
-    seen: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "rank": {name: array(rank)[0] for name, rank in ranks.items()},
         "trained": {name: np.asarray(rank.requires_grad) for name, rank in ranks.items()},
         "scale": {name: array(held.layer(name).scaling[ADAPTER] / (rank + 1e-5))[0] for name, rank in ranks.items()},
-        "before": {name: held.factors(name) for name in names},
     }
+    seen: dict[str, Any] = {"weights": {name: held.factors(name) for name in names}}
     loss = held.model(input_ids=x, labels=target).loss
     loss.backward()
-    seen["objective"] = _wide(loss)
+    shown["objective"] = _wide(loss)
     seen["gradient"] = {name: held.factors(name, lambda p: p.grad) for name in names}
     torch.nn.utils.clip_grad_norm_(held.model.parameters(), CONFIG.clip_norm)
     seen["clipped"] = {name: held.factors(name, lambda p: p.grad) for name in names}
     optimizer.step()
     seen["moved"] = {name: held.factors(name) for name in names}
     seen["optimizer"] = {name: _moments(held, name, optimizer, t + 1) for name in names}
-    return seen
+    return shown, seen
 
 
 def _moments(held: Adapted, name: str, optimizer: Any, steps: int) -> AdamState:
@@ -220,7 +182,7 @@ def _moments(held: Adapted, name: str, optimizer: Any, steps: int) -> AdamState:
     return AdamState(first, second, steps)
 
 
-def _allocated(t: int, held: Adapted, seen: dict[str, list[Any]], previous: Step | None) -> dict[str, Any]:
+def _allocated(t: int, held: Adapted, seen: dict[str, list[Any]], previous: trace.Step | None) -> dict[str, Any]:
     """`update_and_allocate`, and what its allocator did."""
     for calls in seen.values():
         calls.clear()
@@ -237,6 +199,7 @@ def _allocated(t: int, held: Adapted, seen: dict[str, list[Any]], previous: Step
     return {
         "importance": importance,
         "budget": held.allocator.budget_schedule(t)[0],
+        "due": bool(patterns),
         "scores": dict(zip(names, (array(s) for s in scores), strict=True)) if patterns else None,
         "masks": masks,
         "after": {name: held.factors(name) for name in names},
@@ -261,11 +224,10 @@ def run_checks(run: Run) -> list[Check]:
     """All checks of a run in the order in which it computed what they check, so that the first failure comes first."""
     lane = f"{run.base}/{'frozen' if run.frozen else 'shipped'}"
     return [
-        Check(stage, f"{lane}/step {held.step}", "torch", run.base, *compare(f"{stage}{path}", found[path], want))
+        check
         for before, held in zip((None, *run.steps), run.steps, strict=False)
         for stage, got, expected in _stages(run, held, before)
-        for found in ({path: on_host(value) for path, value in leaves(got)},)
-        for path, want in expected.items()
+        for check in trace.checks(stage, f"{lane}/step {held.run.number}", "torch", run.base, got, expected)
     ]
 
 
@@ -297,71 +259,30 @@ def _beside_ours(run: Run) -> str:
     return f"beside train_step under PEFT, after {last} steps: apart by {grown[-1].relative:.1e} of the largest factor"
 
 
-def _stages(run: Run, held: Step, before: Step | None) -> Iterator[Stage]:
+def _stages(run: Run, held: Step, before: Step | None) -> Iterator[Quantity]:
     """Yield each quantity of a step: its name, what PEFT's run has, and what its own inputs make it."""
     yield from _scaling(run, held)
     yield from _gradients(run, held)
-    yield from _updates(run, held, before)
-    yield from _allocations(run, held)
+    judge = trace.Judge(CONFIG, PEFT, run.adapters)
+    yield from trace.quantities(held.run, None if before is None else before.run, judge)
 
 
-def _scaling(run: Run, held: Step) -> Iterator[Stage]:
+def _scaling(run: Run, held: Step) -> Iterator[Quantity]:
     rank = np.asarray(float(CONFIG.initial_rank), dtype=run.adapters)
     shipped = {n: {"value": held.rank[n], "requires_grad": held.trained[n]} for n in held.rank}
-    yield "ranknum", shipped, _exact({n: {"value": rank, "requires_grad": np.asarray(False)} for n in held.rank})
+    yield "ranknum", shipped, exact({n: {"value": rank, "requires_grad": np.asarray(False)} for n in held.rank})
     scales = evaluate(_scales, dict.fromkeys(held.rank, rank), CONFIG, CONSTANTS, working=run.adapters, like=held.scale)
     yield "scale", held.scale, scales
 
 
-def _gradients(run: Run, held: Step) -> Iterator[Stage]:
-    own = (held.before, held.rank, [(held.x, held.target)], run.network, CONFIG, CONSTANTS)
-    expected = evaluate(_objective, *own, working=run.base, like=(held.objective, held.gradient))
+def _gradients(run: Run, held: Step) -> Iterator[Quantity]:
+    own = (held.run.weights, held.rank, [(held.x, held.target)], run.network, CONFIG, CONSTANTS)
+    expected = evaluate(_objective, *own, working=run.base, like=(held.objective, held.run.gradient))
     yield "objective", held.objective, {"": expected.pop("[0]")}
-    yield "gradient", held.gradient, {path.removeprefix("[1]"): want for path, want in expected.items()}
-    expected = evaluate(_clipped, held.gradient, CONFIG, CONSTANTS, working=run.adapters, like=held.clipped)
-    yield "clipped", held.clipped, expected
-
-
-def _updates(run: Run, held: Step, before: Step | None) -> Iterator[Stage]:
-    moments = {n: init_adamw(f) for n, f in held.before.items()} if before is None else before.optimizer
-    got = {n: {"weights": held.moved[n], "state": held.optimizer[n]} for n in held.before}
-    rule, own = _by_matrix(oracles.adamw_step), (held.before, held.clipped, moments)
-    expected = evaluate(rule, *own, working=run.adapters, like=got, **RATES)
-    yield "adamw_step", got, expected
-    if held.step < CONFIG.schedule.end_of_pruning:
-        averages = {n: init_importance(f) for n, f in held.before.items()} if before is None else before.importance
-        betas = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
-        rule, pairs = _by_matrix(oracles.update_importance), (averages, held.moved, held.clipped)
-        expected = evaluate(rule, *pairs, working=run.adapters, like=held.importance, **betas)
-        yield "update_importance", held.importance, expected
-
-
-def _allocations(run: Run, held: Step) -> Iterator[Stage]:
-    schedule, t = CONFIG.schedule, held.step
-    budget, due = oracles.budget_in_doubles(schedule, t), oracles.allocates_as_peft(schedule, t)
-    yield "budget_at", held.budget, _exact(budget)
-    yield "allocates_at", held.scores is not None, _exact(due)
-    if held.scores is not None:
-        rule = _by_matrix(oracles.triplet_scores)
-        yield "triplet_scores", held.scores, evaluate(rule, held.importance, working=run.adapters, like=held.scores)
-        kept = oracles.allocate_above_threshold({n: s.tolist() for n, s in held.scores.items()}, budget)
-        yield "allocate", held.masks, _exact({n: np.asarray(mask) for n, mask in kept.items()})
-    masked = due or t > schedule.end_of_pruning
-    keep = {n: mask | (not masked) for n, mask in held.masks.items()}
-    rule = _by_matrix(oracles.prune)
-    yield "prune", held.after, evaluate(rule, held.moved, keep, working=run.adapters, like=held.after)
-
-
-def _exact(value: Any) -> dict[str, Expected]:
-    return {path: Expected.exact(on_host(a), on_host(a).dtype.name) for path, a in leaves(value)}
+    yield "gradient", held.run.gradient, {path.removeprefix("[1]"): want for path, want in expected.items()}
 
 
 # ORACLES OF THE RUN
-
-
-def _by_matrix(oracle: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-    """Lift an oracle for one matrix to dictionaries of them."""
-    return lambda *held, **options: {n: oracle(*(by_name[n] for by_name in held), **options) for n in held[0]}
 
 
 def _scales(ranks: dict[str, Number], config: Any, constants: Any) -> dict[str, Number]:
@@ -377,21 +298,24 @@ def _objective(
     return total([loss, penalty]), {n: oracle_run.plus(task[n], regular[n]) for n in task}
 
 
-def _clipped(gradient: Any, config: Any, constants: Any) -> dict[str, Triple]:
-    return oracle_run.clip(gradient, config.clip_norm, constants["norm_epsilon"])
-
-
 # BESIDE OURS
 
 
 def growth(run: Run) -> list[Growth]:
     """Train with `train_step` under the convention PEFT, from the same start on the same batches; compare factors."""
     state = init_state(run.network, CONFIG, np.random.default_rng(0), convention=PEFT)
-    state, grown = state._replace(factors=run.steps[0].before), []
+    state, grown = state._replace(factors=_factors(run.steps[0].run.weights)), []
     for held in run.steps:
         state, _ = train_step(state, [(held.x, held.target)], run.network, CONFIG, convention=PEFT)
-        pairs = [pair for n, ours in state.factors.items() for pair in zip(ours, held.after[n], strict=True)]
-        largest = max(float(np.max(np.abs(theirs))) for _, theirs in pairs)
-        apart = max(float(np.max(np.abs(ours - theirs))) for ours, theirs in pairs)
-        grown.append(Growth(held.step, apart, apart / largest))
+        pairs = [
+            pair for n, ours in state.factors.items() for pair in zip(ours, _factors(held.run.after)[n], strict=True)
+        ]
+        largest = max(float(np.max(np.abs(their))) for _, their in pairs)
+        apart = max(float(np.max(np.abs(our - their))) for our, their in pairs)
+        grown.append(Growth(held.run.number, apart, apart / largest))
     return grown
+
+
+def _factors(held: Each | None) -> Each:
+    assert held is not None, "this run records everything"  # noqa: S101
+    return held
