@@ -108,7 +108,7 @@ def _asked(
 def _answer(stage: Stage, target: Target, lane: Lane, inputs: Inputs, seen: list[Seen]) -> tuple[Outputs, Outputs, str]:
     """What the target returned, a copy of it on the host, and what is wrong with its form or with what it changed."""
     handed = target.hand_over(inputs)
-    returned = dict(leaves(stage.call(target, handed, lane)))
+    returned = target.answer(stage, handed, lane)
     if wrong := _wrong_form(inputs, handed, returned, target) or _changed_before(target, seen):
         return returned, {}, wrong
     return returned, {name: on_host(value) for name, value in returned.items()}, ""

@@ -17,7 +17,7 @@ from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.seen import Seen, expectation
 from adalora_ref.conformance.stages import Stage
-from adalora_ref.conformance.target import Target, leaves, on_host, spoken, tree_map
+from adalora_ref.conformance.target import Target, on_host, spoken, tree_map
 from adalora_ref.conformance.verdict import Expected, Verdict, compare, deviation
 from adalora_ref.convention import CONVENTIONS, Convention
 
@@ -56,7 +56,7 @@ def _matches(known: Deviation, stage: Stage, seen: Sequence[Seen]) -> bool:
 def _same(stage: Stage, target: Target, case: Seen) -> bool:
     wide = tree_map(lambda a: a if a.dtype.kind in "biu" else a.astype(np.float64), case.inputs)
     try:
-        computed = {name: on_host(value) for name, value in leaves(stage.call(target, wide, case.lane))}
+        computed = {name: on_host(value) for name, value in target.answer(stage, wide, case.lane).items()}
     except Exception:  # noqa: BLE001  a mistake that cannot run on this case is not the one
         return False
     if computed.keys() != case.outputs.keys():
@@ -155,7 +155,7 @@ def _moves(stage: Stage, target: Target, case: Seen, quantity: str) -> Iterator[
 
 def _called(stage: Stage, target: Target, case: Seen, inputs: Inputs, quantity: str) -> bytes | None:
     try:
-        outputs = dict(leaves(stage.call(target, target.hand_over(inputs), case.lane)))
+        outputs = target.answer(stage, target.hand_over(inputs), case.lane)
         return bytes(on_host(outputs[quantity]).tobytes())
     except Exception:  # noqa: BLE001  an input that is refused says nothing
         return None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from adalora_ref.array import HALF, backend, like_host, to_numpy
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
+
+if TYPE_CHECKING:
+    from adalora_ref.conformance.stages import Stage
 
 UNDECLARED_DTYPES = ("float64", "float32")
 
@@ -115,6 +118,10 @@ class Target:
         if declared not in NUMPY_DTYPES:
             raise TargetError(f"{self.name}.accumulation must be among {', '.join(NUMPY_DTYPES)}; got {declared!r}")
         return declared
+
+    def answer(self, stage: Stage, inputs: dict[str, Any], lane: Lane) -> dict[str, Any]:
+        """Return what the target makes of one case, each result under the path that `leaves` gives it."""
+        return dict(leaves(stage.call(self, inputs, lane)))
 
     def hand_over(self, value: Any) -> Any:
         """Return *value* with every NumPy array in it as a fresh array of the target's library."""

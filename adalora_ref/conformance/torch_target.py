@@ -78,15 +78,15 @@ def torch_layer(
     def merge(W: Array, factors: Factors, /, *, scale: float) -> Array:
         return _array(merged(loaded(W, factors, scale)[0]))  # type: ignore[misc]
 
-    optional = {
+    optional: dict[str, Callable[..., Any] | None] = {
         "orthogonality_penalty": penalty and of_penalty(penalty),
         "orthogonality_norm": norm and of_penalty(norm),
         "increment": delta and increment,
         "merge": merged and merge,
     }
     functions = {name: function for name, function in optional.items() if function is not None}
-    functions |= {"linear_forward": linear_forward, "linear_backward": linear_backward}
-    return SimpleNamespace(**functions, dtypes=dtypes, array_library="numpy")
+    layer: dict[str, Callable[..., Any]] = {"linear_forward": linear_forward, "linear_backward": linear_backward}
+    return SimpleNamespace(**layer, **functions, dtypes=dtypes, array_library="numpy")
 
 
 def _torch() -> Any:

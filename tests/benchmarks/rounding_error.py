@@ -29,7 +29,7 @@ from adalora_ref.conformance.command import reference
 from adalora_ref.conformance.expectations import Expectation, Undecided
 from adalora_ref.conformance.lifting import evaluate, ratio
 from adalora_ref.conformance.stages import STAGES, Stage
-from adalora_ref.conformance.target import Lane, Target, leaves, on_host
+from adalora_ref.conformance.target import Lane, Target, on_host
 from adalora_ref.convention import CONVENTIONS, SPEC
 
 
@@ -75,7 +75,7 @@ def measure(name: str, index: int, dtype: str, seed: int = 0) -> Iterator[Measur
     stage, rules = TRIALS[name], list(CONVENTIONS.values())
     lane = Lane(dtype, "float32", rules[index % len(rules)] if name in ("init_state", "train_step") else SPEC)
     inputs = case_inputs(stage, dtype, seed, index)
-    got = dict(leaves(stage.call(Target("adalora_ref", reference(lane.convention)), inputs, lane)))
+    got = Target("adalora_ref", reference(lane.convention)).answer(stage, inputs, lane)
     try:
         expected = stage.expect(inputs, lane)
     except Undecided:
