@@ -105,12 +105,13 @@ def digits(backend: str, convention: str, seed: int, seeds: int, out: Path | Non
 @click.option("--preset", type=click.Choice(["quick", "default", "thorough"]), default="default", show_default=True)
 @click.option("--json", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict as JSON.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict as JUnit XML.")
+@click.option("--repro", type=click.Path(path_type=Path), metavar="DIR", help="Write what reproduces a finding.")
 def verify(target: str | None, **options: Any) -> None:
     """Check TARGET against the mathematics; without one, the reference itself, and one planted mistake.
 
     TARGET is package.module:object or package.module, found here or among what is installed; or peft, the installed
     PEFT. The exit status is 0 if it conforms, 1 if not, 2 for wrong usage, 3 if a stage is inconclusive or a stage
-    named by --require did not run.
+    named by --require did not run. A defect that is found in PEFT makes it 1, a convention does not.
     """
     with in_one_sentence():
         from adalora_ref.conformance import command

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import StackSummary, TracebackException
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,6 +19,7 @@ from adalora_ref.conformance import mutants, scripted
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
+from adalora_ref.conformance.findings import Finding
 from adalora_ref.conformance.report import Report, require_writable, show, write_json, write_junit
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Target, TargetError, load_target
@@ -26,6 +28,8 @@ from adalora_ref.conformance.trace_file import read_trace
 from adalora_ref.conformance.variants import VARIANTS
 from adalora_ref.conformance.verdict import Row, exit_status
 from adalora_ref.convention import PEFT, SPEC, Convention, convention
+
+T = TypeVar("T")
 
 PLANTED = "uncertainty_uses_previous_mean"
 """The mistake that a newcomer sees being caught."""
@@ -46,6 +50,8 @@ class Options:
         None given: those that the target declares.
     stages, require
         Names of stages: to run these alone; to insist that these run.
+    repro
+        The folder for reproductions.
     """
 
     convention: str | None = None
@@ -56,6 +62,7 @@ class Options:
     require: tuple[str, ...] = ()
     json: Path | None = None
     junit: Path | None = None
+    repro: Path | None = None
 
     def __post_init__(self) -> None:
         if self.convention is not None:
@@ -67,6 +74,8 @@ class Options:
                 raise ValueError(f"the dtype must be one of {', '.join(NUMPY_DTYPES)}; got {dtype!r}")
         for path in filter(None, (self.json, self.junit)):
             require_writable(path)
+        if self.repro is not None and self.repro.exists() and not self.repro.is_dir():
+            raise ValueError(f"reproductions must be written to a folder; got the file {str(self.repro)!r}")
 
     def rules(self, default: Convention = SPEC) -> Convention:
         """The convention to check under."""
@@ -156,13 +165,20 @@ def _show_their_traceback(error: BaseException) -> None:
 
 
 def verify_peft(options: Options, console: Console) -> int:
-    """Check the installed PEFT, driven as its users drive it: function by function, then whole training runs."""
+    """Check the installed PEFT, driven as its users do: its functions, whole training runs, and its findings."""
+    from adalora_ref.conformance.peft_findings import CLAIMS, look, write_scripts
     from adalora_ref.conformance.peft_run import run_rows
     from adalora_ref.conformance.peft_target import PeftTarget, peft_version
 
     target = Target(f"peft {peft_version()}", PeftTarget())
-    runs = () if options.stages else run_rows()
-    return _report(target.name, [target], options, options.rules(PEFT), console, runs).status
+    if options.stages:
+        return _report(target.name, [target], options, options.rules(PEFT), console).status
+    looked = _in_progress(look(), len(CLAIMS), "findings", console)
+    report = _report(target.name, [target], options, options.rules(PEFT), console, run_rows(), looked)
+    if options.repro:
+        paths = write_scripts(report.findings, options.repro)
+        console.print(Text(f"{len(paths)} reproductions written to {options.repro}"), soft_wrap=True)
+    return report.status
 
 
 def installed_libraries() -> tuple[list[str], list[str]]:
@@ -185,16 +201,26 @@ def _report(
     rules: Convention,
     console: Console,
     more: Iterable[Row] = (),
+    findings: Iterable[Finding] = (),
 ) -> Report:
-    """Run the stages, then *more*; show and write the verdict."""
+    """Run the stages, then *more*, then look for *findings*; show and write the verdict."""
     stages = [stage_named(s) for s in options.stages] or [s for s in STAGES if s.holds_under(rules)]
     rows = check_stages(targets, stages, rules, dtypes=options.dtypes, cases=PRESETS[options.preset], seed=options.seed)
-    return _shown(name, tuple(_with_progress(rows, more, stages, console)), options, rules, console)
+    checked = tuple(_with_progress(rows, more, stages, console))
+    return _shown(name, checked, options, rules, console, tuple(findings))
 
 
-def _shown(name: str, rows: tuple[Row, ...], options: Options, rules: Convention, console: Console) -> Report:
-    """Show and write the verdict."""
-    report = Report(name, rules.name, options.preset, options.seed, rows, exit_status(rows, options.require))
+def _shown(
+    name: str,
+    rows: tuple[Row, ...],
+    options: Options,
+    rules: Convention,
+    console: Console,
+    findings: tuple[Finding, ...] = (),
+) -> Report:
+    """Show and write the verdict; a defect that was found fails it like a stage."""
+    status = 1 if any(finding.is_defect for finding in findings) else exit_status(rows, options.require)
+    report = Report(name, rules.name, options.preset, options.seed, rows, status, findings)
     show(report, console)
     if options.json:
         write_json(report, options.json)
@@ -214,6 +240,12 @@ def _with_progress(
             yield row
         progress.update(task, total=None, description="whole runs")
         yield from more
+
+
+def _in_progress(steps: Iterable[T], total: int, description: str, console: Console) -> Iterator[T]:
+    """Pass *steps* on, with a progress bar on a terminal."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(steps, total, description=description)
 
 
 def mutate(options: Options, console: Console) -> int:

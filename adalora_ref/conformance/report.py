@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 import adalora_ref
+from adalora_ref.conformance import findings
+from adalora_ref.conformance.findings import Finding
 from adalora_ref.conformance.verdict import Check, Row, Verdict
 from adalora_ref.convention import CONVENTIONS
 
@@ -40,6 +42,7 @@ class Report(NamedTuple):
     seed: int
     rows: tuple[Row, ...]
     status: int
+    findings: tuple[Finding, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -48,7 +51,8 @@ class Report(NamedTuple):
         run = sum(row.run for row in self.rows)
         undecided = sum(row.inconclusive for row in self.rows)
         word = {0: "conforms", 1: "does not conform", 3: "is undecided"}[self.status]
-        return f"{self.target} {word}: {run} of {total} checks ran, {undecided} of them inconclusive"
+        told = f"{self.target} {word}: {run} of {total} checks ran, {undecided} of them inconclusive"
+        return f"{told}; {findings.sentence(self.findings)}" if self.findings else told
 
 
 def show(report: Report, console: Console) -> None:
@@ -64,8 +68,17 @@ def show(report: Report, console: Console) -> None:
     for line in (*_convention(report), *_lacking(report)):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(LEGEND, style="dim"), soft_wrap=True)
+    if report.findings:
+        _show_findings(report, console)
     style = {0: "green", 1: "bold red", 3: "yellow"}[report.status]
     console.print(Text(report.sentence, style=style), soft_wrap=True)
+
+
+def _show_findings(report: Report, console: Console) -> None:
+    console.print(Text(f"\nFindings in {report.target}\n", style="bold"), soft_wrap=True)
+    console.print(unwrapped(findings.table(report.findings), console), soft_wrap=True)
+    for line in (*findings.remarks(report.findings), ""):
+        console.print(Text(line), soft_wrap=True)
 
 
 def unwrapped(table: Table, console: Console) -> Text:
@@ -189,6 +202,7 @@ def to_json(report: Report) -> dict[str, Any]:
             }
             for row in report.rows
         ],
+        "findings": findings.to_json(report.findings),
     }
 
 
@@ -214,7 +228,7 @@ def write_json(report: Report, path: Path) -> None:
 
 
 def write_junit(report: Report, path: Path) -> None:
-    """Write the verdict as JUnit XML: a test case a check, named by its stable id."""
+    """Write the verdict as JUnit XML: a test case a check, named by its stable id, and one a finding."""
     checks = [check for row in report.rows for check in row.checks]
     counts = Counter(check.verdict for check in checks)
     skipped = counts[Verdict.NOT_RUN] + counts[Verdict.INCONCLUSIVE]
@@ -233,6 +247,7 @@ def write_junit(report: Report, path: Path) -> None:
             ET.SubElement(case, "failure", message=text.strip().splitlines()[0].strip()).text = text
         elif check.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE):
             ET.SubElement(case, "skipped", message=f"{check.verdict}: {check.reason}")
+    findings.add_test_cases(suite, report.findings)
     ET.indent(suite)
     write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n")
 
