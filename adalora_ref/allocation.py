@@ -62,7 +62,7 @@ def prune(factors: Factors, keep: Bool[Array, " r"], /) -> Factors:
     >>> prune(factors, np.array([True, False])).s
     array([5., 0.])
     """
-    _check_keep(factors, keep)
+    require_keep(factors, keep)
     xp = namespace(*factors, keep)
     B, s, A = factors
     return Factors(B, xp.where(keep, s, xp.zeros_like(s)), A)
@@ -80,7 +80,7 @@ def compress(factors: Factors, keep: Bool[Array, " r"], /) -> Factors:
     >>> compress(factors, np.array([False, True])).s
     array([7.])
     """
-    _check_keep(factors, keep)
+    require_keep(factors, keep)
     xp = namespace(*factors, keep)
     (index,) = xp.nonzero(keep)  # (kept,)
     B, s, A = factors
@@ -101,8 +101,8 @@ def joined(scores: Scores) -> Float[Array, "N"]:
     _, wide = promote(*scores.values())
     flat = xp.concat(wide)  # (N,)
     if not bool(xp.all(xp.isfinite(flat))):
-        name = next(n for n, value in zip(scores, wide, strict=True) if not bool(xp.all(xp.isfinite(value))))
-        raise ValueError(f"scores must be finite; those of {name!r} are not")
+        name, bad = next((n, a[~xp.isfinite(a)]) for n, a in zip(scores, wide, strict=True) if xp.any(~xp.isfinite(a)))
+        raise ValueError(f"scores must be finite; got {float(bad[0])} for {name!r}")
     return flat
 
 
@@ -121,8 +121,8 @@ def _budget(budget: int, scores: Scores, costs: dict[str, int] | None) -> int:
     budget = count("budget", budget)
     if budget > whole:
         raise ValueError(f"budget must be at most all {whole} {unit}; got {budget}")
-    if whole >= 2**63:
-        raise ValueError(f"all costs together must be below 2**63; got {whole}")
+    if (largest := max([whole, *(costs or {}).values()])) >= 2**63:
+        raise ValueError(f"all costs together must be below 2**63; got {largest}")
     return budget
 
 
@@ -143,7 +143,8 @@ def _affordable(scores: Scores, costs: dict[str, int], budget: int, order: Array
     return int(xp.sum(xp.astype(spent <= budget, xp.int64)))
 
 
-def _check_keep(factors: Factors, keep: Array) -> None:
+def require_keep(factors: Factors, keep: Array) -> None:
+    """Refuse a *keep* that is not boolean (TypeError) or not as long as s (ValueError)."""
     require_factors(factors)
     require_arrays(keep=keep)
     namespace(*factors, keep)

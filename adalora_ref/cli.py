@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,11 @@ class Refused(click.ClickException):
 
 @contextmanager
 def in_one_sentence() -> Iterator[None]:
-    """Turn what the package refuses into ``Error: …`` and status 2, a diverged run into status 1, Ctrl-C into 130."""
+    """Turn what the package refuses into ``Error: …`` and status 2, a diverged run into status 1, Ctrl-C into 130.
+
+    SIGTERM ends the command as an exit does, with status 143, so that what it was writing is cleared away.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     except KeyboardInterrupt:
@@ -38,6 +44,8 @@ def in_one_sentence() -> Iterator[None]:
         raise Refused(str(error)) from error
     except FloatingPointError as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def make_console() -> Console:
@@ -60,7 +68,13 @@ def train() -> None:
 
 
 @train.command()
-@click.option("--backend", default="numpy", show_default=True, metavar="NAME", help="Array library: numpy or cupy.")
+@click.option(
+    "--backend",
+    default="numpy",
+    show_default=True,
+    metavar="NAME",
+    help="numpy, cupy, or another array library.",
+)
 @click.option(
     "--convention",
     default="SPEC",

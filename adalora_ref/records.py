@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 
 from adalora_ref.adamw import AdamState
-from adalora_ref.allocation import Masks
-from adalora_ref.array import Array, require_arrays
+from adalora_ref.allocation import Masks, require_keep
+from adalora_ref.array import FLOATING, Array, dtype_name, require_arrays
 from adalora_ref.budget import BudgetSchedule
-from adalora_ref.checks import count, instance, real
+from adalora_ref.checks import count, every, instance, real
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
 
@@ -49,6 +49,27 @@ def require_network(network: Network) -> None:
     shapes = {name: tuple(W.shape) for name, W in network.weights.items()}
     if any(len(shape) != 2 for shape in shapes.values()):
         raise ValueError(f"weights must be (d_out, d_in); got {shapes}")
+
+
+def require_state(state: TrainState, network: Network) -> None:
+    """Refuse a state that lacks something of a matrix, or holds what cannot have come from a step."""
+    for field in ("factors", "importance", "optimizer", "masks"):
+        every(f"the state's {field}", getattr(state, field), network.weights)
+    for name in network.weights:
+        instance(f"the state's factors of {name!r}", state.factors[name], Factors)
+        instance(f"the state's importance of {name!r}", state.importance[name], Importance)
+        instance(f"the state's optimizer of {name!r}", state.optimizer[name], AdamState)
+        require_keep(state.factors[name], state.masks[name])
+
+
+def require_loss(answer: Any) -> tuple[float, Array]:
+    """Return what a network's loss answered, (one real number, an array); TypeError for anything else."""
+    loss, doutput = answer if isinstance(answer, tuple | list) and len(answer) == 2 else (answer, None)
+    number = isinstance(loss, int | float) or (getattr(loss, "shape", None) == () and dtype_name(loss) in FLOATING)
+    if doutput is None or not number:
+        kinds = " and ".join(f"{type(a).__name__} of shape {getattr(a, 'shape', ())}" for a in (loss, doutput))
+        raise TypeError(f"the network's loss must return one real number and its gradient; got {kinds}")
+    return float(loss), doutput
 
 
 def require_batch(batch: Batch) -> None:
@@ -103,18 +124,21 @@ class Config:
 
     def __post_init__(self) -> None:
         instance("schedule", self.schedule, BudgetSchedule)
-        count("initial_rank", self.initial_rank)
-        real("alpha", self.alpha)
+        held: dict[str, Any] = {"initial_rank": count("initial_rank", self.initial_rank)}
+        held["alpha"] = real("alpha", self.alpha)
         for name in ("learning_rate", "orthogonality_weight", "adam_epsilon", "weight_decay"):
-            real(name, getattr(self, name), least=0.0)
+            held[name] = real(name, getattr(self, name), least=0.0)
         for name in ("importance_beta1", "importance_beta2", "adam_beta1", "adam_beta2"):
-            real(name, getattr(self, name), least=0.0, below=1.0)
-        if self.clip_norm is not None and real("clip_norm", self.clip_norm) <= 0:
-            raise ValueError(f"clip_norm must be above 0, or None; got {self.clip_norm!r}")
+            held[name] = real(name, getattr(self, name), least=0.0, below=1.0)
+        if self.clip_norm is not None:
+            held["clip_norm"] = real("clip_norm", self.clip_norm)
+            if held["clip_norm"] <= 0:
+                raise ValueError(f"clip_norm must be above 0, or None; got {self.clip_norm!r}")
         if self.cost is not None:
             instance("cost", self.cost, Mapping)
-            for name, value in self.cost.items():
-                count(f"cost of {name!r}", value, least=1)
+            held["cost"] = {name: count(f"cost of {name!r}", value, least=1) for name, value in self.cost.items()}
+        for name, value in held.items():  # plain numbers: a NumPy integer would overflow in sums
+            object.__setattr__(self, name, value)
 
 
 class TrainState(NamedTuple):

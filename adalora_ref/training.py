@@ -16,7 +16,17 @@ from adalora_ref.checks import every, instance, items
 from adalora_ref.convention import SPEC, Convention
 from adalora_ref.factors import Factors, map_factors
 from adalora_ref.importance import init_importance, per_triplet, update_importance
-from adalora_ref.records import Batch, Config, Network, StepReport, TrainState, require_batch, require_network
+from adalora_ref.records import (
+    Batch,
+    Config,
+    Network,
+    StepReport,
+    TrainState,
+    require_batch,
+    require_loss,
+    require_network,
+    require_state,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +40,9 @@ def init_state(
     Raises
     ------
     ValueError
-        If the network has no matrix, *cost* names others, ``schedule.initial`` is not the (cost-weighted) sum of
-        ranks, or the last phase is shorter than the convention needs to reach the target.
+        If the network has no matrix, *cost* names others or is more than the convention's allocation knows,
+        ``schedule.initial`` is not the (cost-weighted) sum of ranks, or the last phase is shorter than the convention
+        needs to reach the target.
     """
     require_network(network)
     instance("config", config, Config)
@@ -39,6 +50,7 @@ def init_state(
     _check_schedule(network, config, convention)
     r = config.initial_rank
     factors = {name: convention.initial(rng, *W.shape, r, like=promote(W)[1][0]) for name, W in network.weights.items()}
+    convention.allocate({name: f.s for name, f in factors.items()}, 0, cost=config.cost)  # refused now or never
     return TrainState(
         step=0,
         factors=factors,
@@ -71,9 +83,11 @@ def train_step(
     Raises
     ------
     FloatingPointError
-        If a loss, gradient, weight or score is not finite; the message names step, matrix and quantity.
-    ValueError
-        If *batch* is empty.
+        If a loss, penalty, gradient, moment, weight or score is not finite; the message names step, matrix and
+        quantity.
+    TypeError, ValueError
+        If *batch* is empty or no sequence of pairs, the state is not one of this network, or the network's loss is no
+        real number.
 
     References
     ----------
@@ -82,7 +96,7 @@ def train_step(
     scales = scales_of(state, config, convention=convention)
     require_batch(batch)
     require_network(network)
-    every("the state's factors", state.factors, network.weights)
+    require_state(state, network)
     t = state.step + convention.first_step
     estimating, allocating = t < config.schedule.end_of_pruning, convention.allocates(config.schedule, t)
     before = state.factors
@@ -94,6 +108,7 @@ def train_step(
     # PENALTY
     weight = config.orthogonality_weight * convention.penalty_factor(len(before))
     penalties = {name: convention.penalty(f) for name, f in before.items()}
+    _require_finite(state.step, {name: {"penalty": weight * float(R)} for name, (R, _) in penalties.items()})
     penalty = weight * sum(float(R) for R, _ in penalties.values())
     regular = {name: map_factors(lambda g: weight * g, dR) for name, (_, dR) in penalties.items()}
     gradient = {
@@ -118,6 +133,7 @@ def train_step(
         )
         after[name] = convention.trained(w, moved)
     _require_finite(state.step, {name: _parts(w, "weight") for name, w in after.items()})
+    _require_finite(state.step, {name: _parts(o.second, "second moment") for name, o in optimizer.items()})
 
     # IMPORTANCE
     pairs = {name: convention.sensitivity(w, gradient[name], after[name], clipped[name]) for name, w in before.items()}
@@ -168,10 +184,10 @@ def _task_gradient(
     losses, total = [], {name: _zeros(f) for name, f in factors.items()}
     for x, target in batch:
         output, cache = network.forward(x, factors, scales)
-        loss, doutput = network.loss(output, target)
+        loss, doutput = require_loss(network.loss(output, target))
         grads = network.backward(doutput, cache)
         every("the gradients of the network", grads, factors)
-        losses.append(float(loss))
+        losses.append(loss)
         total = {name: map_factors(lambda a, b: a + b, held, grads[name]) for name, held in total.items()}
     mean = {name: map_factors(lambda g: g / len(batch), held) for name, held in total.items()}
     return math.fsum(losses) / len(batch), mean

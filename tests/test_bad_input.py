@@ -369,10 +369,10 @@ TABLE: dict[str, Entry] = {
     "allocate-scores-2d": (lambda k: allocate(k, {"q": k(2, 1)}, 1), ValueError, ("must be (r,)", "(2, 1) for 'q'")),
     "allocate-scores-integer": (lambda k: allocate(k, {"q": k.of(1, 2)}, 1), TypeError, (FLOATING, "int64")),
     "allocate-scores-nan": (
-        lambda k: allocate(k, {"q": k.of(1.0), "v": k.of(NAN, 2.0)}, 1), ValueError, ("scores must be finite", "'v'")
+        lambda k: allocate(k, {"q": k.of(1.0), "v": k.of(NAN, 2.0)}, 1), ValueError, ("finite", "got nan for 'v'")
     ),
     "allocate-scores-infinite": (
-        lambda k: allocate(k, {"q": k.of(-INF), "v": k.of(2.0)}, 1), ValueError, ("scores must be finite", "'q'")
+        lambda k: allocate(k, {"q": k.of(-INF), "v": k.of(2.0)}, 1), ValueError, ("must be finite", "got -inf for 'q'")
     ),
     "allocate-two-libraries": (lambda k: allocate(k, {"q": k(2), "v": k.other(2)}), TypeError, ("one library",)),
     "allocate-cost-missing": (
@@ -385,6 +385,10 @@ TABLE: dict[str, Entry] = {
     "allocate-cost-bool": (lambda k: allocate(k, cost={"q": True, "v": 3}), TypeError, ("cost of 'q' must be", "True")),
     "allocate-cost-number": (lambda k: allocate(k, cost=3), TypeError, ("cost must be of type Mapping", "int")),
     "allocate-cost-huge": (lambda k: allocate(k, cost={"q": 2**62, "v": 2}), ValueError, ("below 2**63", "922337")),
+    "allocate-cost-huge-of-no-triplet": (
+        lambda k: allocate(k, {"q": k.of(1.0), "v": k(0)}, 1, cost={"q": 1, "v": 2**70}),
+        ValueError, ("below 2**63", "11805916"),
+    ),
     "allocate-parameters-above": (
         lambda k: allocate(k, budget=15, cost={"q": 3, "v": 4}), ValueError, ("at most all 14 parameters", "got 15")
     ),
@@ -448,6 +452,12 @@ TABLE: dict[str, Entry] = {
         lambda k: ref.init_state(k.mlp(), config(cost={"q": 1, "w": 1}), k.rng()),
         ValueError, ("cost must name the adapted matrices ['q', 'v']", "['q', 'w']"),
     ),
+    "init_state-cost-under-peft": (
+        lambda k: ref.init_state(
+            k.mlp(), config(schedule=schedule(initial=28), cost={"q": 8, "v": 6}), k.rng(), convention=ref.PEFT
+        ),
+        ValueError, ("counts triplets, so cost must be None", "got a cost"),
+    ),
     "init_state-convention-name": (
         lambda k: ref.init_state(k.mlp(), config(), k.rng(), convention="PEFT"), TypeError, ("type Convention", "str")
     ),
@@ -461,6 +471,35 @@ TABLE: dict[str, Entry] = {
     ),
     "step-other-network": (
         lambda k: k.step(network=k.mlp(weights={"k": k(2, 4)})), ValueError, ("factors must name", "without ['k']")
+    ),
+    "step-loss-vector": (
+        lambda k: k.step(network=k.mlp(loss=lambda y, _: (k(2), y))),
+        TypeError, ("loss must return one real number and its gradient", "rray of shape (2,)"),
+    ),
+    "step-loss-complex": (
+        lambda k: k.step(network=k.mlp(loss=lambda y, _: (1j, y))), TypeError, ("one real number", "complex of")
+    ),
+    "step-loss-no-pair": (
+        lambda k: k.step(network=k.mlp(loss=lambda y, _: 1.0)), TypeError, ("and its gradient", "NoneType")
+    ),
+    "step-mask-of-integers": (
+        lambda k: k.step(state=k.state()._replace(masks={"q": k(2, dtype="int64"), "v": k(2, dtype="bool")})),
+        TypeError, ("keep must be boolean", "int64"),
+    ),
+    "step-mask-too-short": (
+        lambda k: k.step(state=k.state()._replace(masks={"q": k(1, dtype="bool"), "v": k(2, dtype="bool")})),
+        ValueError, ("keep must be (r,), here (2,)", "(1,)"),
+    ),
+    "step-state-without-moments": (
+        lambda k: k.step(state=k.state()._replace(optimizer={})),
+        ValueError, ("optimizer must name", "without ['q', 'v']"),
+    ),
+    "step-state-without-averages": (
+        lambda k: k.step(state=k.state()._replace(importance={})),
+        ValueError, ("importance must name", "without ['q', 'v']"),
+    ),
+    "step-state-of-no-factors": (
+        lambda k: k.step(state=k.state()._replace(factors={"q": 1, "v": 2})), TypeError, ("type Factors", "int")
     ),
     "step-config-dict": (lambda k: k.step(config={"alpha": 2}), TypeError, ("config must be of type Config", "dict")),
     "step-convention-name": (lambda k: k.step(convention="SPEC"), TypeError, ("type Convention", "str")),

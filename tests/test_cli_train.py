@@ -57,9 +57,8 @@ def test_a_folder_that_exists_is_refused_at_once(finished: tuple[Path, str]) -> 
     """The second run with the same name stops before it trains, and changes nothing."""
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    start = time.monotonic()
-    done = run(folder)
-    assert time.monotonic() - start < 5
+    out = "runs/digits-numpy-spec-seed0"
+    done = run(folder, "--out", out, "--seeds", "1000000")  # days, if it trained
     assert (done.returncode, done.stdout) == (2, "")
     assert "exists already, and is not overwritten; name another with --out" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -122,6 +121,17 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     assert b"AdaLoRA" in seen
     assert b"budget" in seen
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_terminated_run_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM clears away what was being written, and the folders made for it."""
+    process = subprocess.Popen([*COMMAND, "--seeds", "1000"], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE)
+    while not list(tmp_path.rglob("*.jsonl")):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=20) == 143
+    process.stdout.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_is_quick_to_start(tmp_path: Path) -> None:

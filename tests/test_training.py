@@ -412,6 +412,25 @@ def test_what_is_not_finite_stops_the_run(library: Library, quantity: str, matri
     assert all(np.array_equal(a, b) for a, b in zip(flat_state(found), flat_state(expected), strict=True))
 
 
+@pytest.mark.parametrize(("quantity", "size", "step"), [("penalty", 1e80, 8), ("second moment of B", 1e-3, 8)])
+def test_what_overflows_behind_a_finite_loss_stops_the_run(
+    library: Library, quantity: str, size: float, step: int
+) -> None:
+    """A penalty or a moment that is not finite is seen in every phase, though loss and gradient are finite."""
+
+    def loss(output: Any, target: Any) -> Any:
+        return output[0, 0] * 0, output * 0 + (1e200 if size < 1 else 0.0)
+
+    net = network(library, loss=loss)
+    settings = config(orthogonality_weight=1e-9)
+    state = init_state(net, settings, np.random.default_rng(0))
+    B, s, A = state.factors["a"]
+    ones = Factors(B * 0 + size, s * 0 + 1.0, A * 0 + 1.0)
+    state = state._replace(step=step, factors=state.factors | {"a": ones})
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=rf"^step {step}, a: the {quantity} is not"):
+        train_step(state, batch(library, 1), net, settings)
+
+
 def test_a_huge_gradient_norm_stops_the_run(library: Library) -> None:
     """A gradient whose square overflows has no norm to clip by."""
     net = network(library, loss=lambda output, target: (output[0, 0], output * 1e200))

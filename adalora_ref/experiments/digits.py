@@ -324,6 +324,7 @@ def config_record(options: Options, settings: Settings) -> dict[str, Any]:
         "arms": list(ARMS),
         "shapes": {name: list(shape) for name, shape in settings.shapes.items()},
         "settings": asdict(settings),
+        "adaptation": asdict(settings.adaptation(settings.initial_rank, settings.target_rank)),
         "versions": {
             "adalora_ref": adalora_ref.__version__,
             "python": platform.python_version(),

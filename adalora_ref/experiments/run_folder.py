@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from adalora_ref.allocation import Masks
 from adalora_ref.array import Array, to_numpy
@@ -118,7 +118,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         If what is read back differs.
     """
     host = {name: np.asarray(to_numpy(a), order="C") for name, a in arrays.items()}
-    save_file(host, path)
+    path.write_bytes(save(host))
     stored = load_file(path)
     same = stored.keys() == host.keys() and all(
         (a.shape, a.dtype, a.tobytes()) == (stored[name].shape, stored[name].dtype, stored[name].tobytes())
