@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from adalora_ref.adamw import AdamState
+from adalora_ref.budget import BudgetSchedule
 from adalora_ref.cli import main
 from adalora_ref.conformance import conversation, protocol
 from adalora_ref.conformance.checking import check_stages, stage_named
-from adalora_ref.conformance.program import read_results, running
-from adalora_ref.conformance.protocol import ProgramError, ProtocolError
-from adalora_ref.conformance.target import CannotExpress
-from adalora_ref.conformance.tensor_files import write
+from adalora_ref.conformance.deviations import reference
+from adalora_ref.conformance.program import Program, read_results, running
+from adalora_ref.conformance.protocol import Hello, ProgramError, ProtocolError
+from adalora_ref.conformance.stages import STAGES
+from adalora_ref.conformance.target import CannotExpress, Lane, Target, on_host, spoken
+from adalora_ref.conformance.tensor_files import read, write
 from adalora_ref.conformance.verdict import Row, Verdict
 from adalora_ref.convention import CONVENTIONS, SPEC, Convention
+from adalora_ref.factors import Factors
+from adalora_ref.importance import Importance
+from adalora_ref.records import Config, TrainState
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "docs/verify/adalora.c"
@@ -145,6 +154,59 @@ def test_the_example_is_clean_under_sanitizers(compiled: Callable[..., str]) -> 
     except subprocess.CalledProcessError:
         pytest.skip("this compiler has no sanitizers")
     assert {row.verdict for row in rows(command[5:], *IN_C, cases=24)} == {Verdict.PASS}
+
+
+# THE REFERENCE BEHIND THE PROTOCOL
+
+RECORDS = {
+    frozenset(names): kind
+    for kind, names in (
+        (Factors, ("B", "s", "A")),
+        *((kind, kind._fields) for kind in (Importance, AdamState, TrainState)),
+        *((kind, [field.name for field in fields(kind)]) for kind in (BudgetSchedule, Config)),
+    )
+}
+
+
+def rebuilt(value: Any, tensors: dict[str, Any]) -> Any:
+    """The arguments of a case, from their JSON and the tensors beside it."""
+    if isinstance(value, list):
+        return tuple(rebuilt(item, tensors) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"tensor"}:
+        return tensors[value["tensor"]]
+    return RECORDS.get(frozenset(value), dict)(**{key: rebuilt(item, tensors) for key, item in value.items()})
+
+
+class Reference:
+    """A conversation with the reference, which gets what a program gets and answers as a program would."""
+
+    def ask(self, line: bytes, _: str) -> bytes:
+        asked = json.loads(line)
+        case, rules = asked["case"], CONVENTIONS[asked["case"]["convention"]]
+        inputs = rebuilt(case["arguments"], read(Path(asked["tensors"])).tensors)
+        lane = Lane(case["dtype"], "float32", rules)
+        results = Target("reference", reference(rules)).answer(stage_named(case["stage"]), inputs, lane)
+        write(Path(asked["results"]), {spoken(path): on_host(value) for path, value in results.items()})
+        return json.dumps({"id": asked["id"], "ok": True}).encode()
+
+
+@pytest.mark.parametrize("rules", [CONVENTIONS["SPEC"], CONVENTIONS["PEFT"]], ids=lambda rules: rules.name)
+def test_what_a_program_is_given_is_enough(rules: Convention, tmp_path: Path) -> None:
+    """The reference, given only what a request and its file say, conforms at every stage in every kind of dtype."""
+    stages = [stage for stage in STAGES if stage.holds_under(rules)]
+    names = tuple(stage.name for stage in stages)
+    held = Hello(
+        "reference", names, ("float64", "bfloat16"), "float32", {stage.name: stage.options for stage in stages}
+    )
+    program = Program("reference", held, conversation=Reference(), folder=tmp_path)
+    for row in check_stages([program], stages, rules, cases=3, seed=2):
+        assert row.verdict is Verdict.PASS, row
+        assert row.run == 6 or {check.reason for check in row.checks if check.reason} == {
+            f"the selection of {rules.name} counts triplets; it knows no cost"
+        }
+    assert not list(tmp_path.iterdir())
 
 
 # WHAT A PROGRAM MAY DO
@@ -427,3 +489,15 @@ def test_reasons_are_told_apart() -> None:
             protocol.read_answer(line, 7)
         assert str(caught.value).isprintable()
     protocol.read_answer(b'{"id": 7, "ok": true}\r', 7)
+
+
+def test_a_short_run_of_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
+    """Mutated replies and files end in the right exception; the long run is in docs/results/fuzz.md."""
+    spec = importlib.util.spec_from_file_location("fuzz_protocol", ROOT / "tests/fuzz/fuzz_protocol.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    outcomes, found, _ = script.fuzz(0.01, 1, tmp_path)
+    assert found == []
+    assert {"greeting taken", "greeting refused", "file taken", "file refused"} <= outcomes.keys()

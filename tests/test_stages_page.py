@@ -23,7 +23,7 @@ PAGE = (Path(__file__).parent.parent / "docs/verify/stages.md").read_text(encodi
 SECTIONS = {part.split("`", 1)[0]: part for part in PAGE.split("\n## `")[1:]}
 DTYPES = {"F64": "float64", "F32": "float32", "I64": "int64", "BOOL": "bool"}
 NUMPY: dict[str, Any] = {**NUMPY_DTYPES}
-CASES = 16
+CASES = 12
 
 
 class Row(NamedTuple):

@@ -298,8 +298,9 @@ def measured(attempt: Callable[[bytes], str], data: bytes, *, watched: bool) -> 
 
 
 def fuzz(minutes: float, seed: int, folder: Path) -> tuple[Counter[str], list[str], int]:
-    """Draw inputs until the time is over; return what came of them, what was found, and the largest input."""
-    rng, outcomes, found, largest = random.Random(seed), Counter[str](), [], 0
+    """Draw inputs until the time is over; return what came of them, one finding for each place, and the largest."""
+    rng, outcomes, largest = random.Random(seed), Counter[str](), 0
+    found: dict[str, str] = {}
     files, path, until = seeds(folder), folder / "results", time.process_time() + 60 * minutes
     stage = STAGES[3]
     inputs = case_inputs(stage, "float64", 0, 1)
@@ -320,11 +321,10 @@ def fuzz(minutes: float, seed: int, folder: Path) -> tuple[Counter[str], list[st
             outcomes[measured(attempt, data, watched=rng.random() < 0.05 or len(data) > 10**5)] += 1
         except Exception as error:  # noqa: BLE001  whatever is raised here is a finding
             where = traceback.extract_tb(error.__traceback__)[-1]
-            name = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {str(error)[:200]!r}"
+            place = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
             outcomes["FOUND"] += 1
-            if len(found) < 20:
-                found.append(f"{name}; input {data[:200]!r}")
-    return outcomes, found, largest
+            found.setdefault(place, f"{place}: {str(error)[:200]!r}; first by {data[:200]!r}")
+    return outcomes, list(found.values()), largest
 
 
 def main() -> int:
