@@ -111,8 +111,8 @@ def verify(target: str | None, **options: Any) -> None:
 
     TARGET is package.module:object or package.module, found here or among what is installed; peft, the installed PEFT;
     or exec:COMMAND, a program in any language. The exit status is 0 if it conforms, 1 if not, 2 for wrong usage, 3 if a
-    stage is inconclusive or a stage named by --require did not run. A defect that is found in
-    PEFT makes it 1, a convention does not.
+    stage is inconclusive or a stage named by --require did not run. A defect that is found in PEFT makes it 1, a
+    convention does not.
     """
     with in_one_sentence():
         from adalora_ref.conformance import command
