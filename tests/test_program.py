@@ -268,6 +268,19 @@ def test_what_a_wrong_result_hangs_on(program: Callable[[str], str]) -> None:
     assert "but not on schedule.warmup, as it should" in row.diagnosis
 
 
+def test_a_program_that_dies_of_a_diagnosis(program: Callable[[str], str]) -> None:
+    """A program that dies when perturbed arguments are asked for ends the check, as it does anywhere else."""
+    dies = """
+        say(told)
+        for r in requests():
+            if r["id"] == 7: sys.exit(6)  # six cases, the first of them twice
+            r["case"]["arguments"]["schedule"]["warmup"] = 5
+            compute(r); say({"id": r["id"], "ok": True})
+        """
+    with pytest.raises(ProtocolError, match="ended with exit status 6"):
+        rows(program(dies), "phase_at")
+
+
 def test_an_unsteady_program_is_warned_of(program: Callable[[str], str]) -> None:
     """Two right answers to one question that differ, here by the sign of a zero, are WARN."""
     unsteady = """
@@ -313,7 +326,7 @@ ENDS = {
     "floods its error": ("while True: sys.stderr.write('e' * 65536)", r"took longer than 1.5 s for the greeting"),
     "says hello to people": ("say('Welcome!\\n')", r"must answer in JSON, one object a line; got 'Welcome!' \("),
     "is no text": ("sys.stdout.buffer.write(b'\\xff\\x00\\n'); sys.stdout.flush()", r"must answer in JSON, .*utf-8"),
-    "speaks twice": ("say(told); say(told); requests(); time.sleep(9)", r"spoke before it was asked|answered id None"),
+    "speaks twice": ("say(json.dumps(told) + '\\nmore\\n'); time.sleep(9)", r"spoke before it was asked for phase_at"),
     "is a list": ("say('[]\\n')", r"must answer with a JSON object; got \[\]"),
     "nests": ("say('[' * 100000 + '\\n')", r"in JSON, one object a line; got '\[.*nested too deep"),
     "repeats a key": ("say('{\"protocol\": 1, \"protocol\": 1}\\n')", r"the key 'protocol' stands there twice"),
