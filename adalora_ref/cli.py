@@ -123,9 +123,10 @@ def digits(backend: str, convention: str, seed: int, seeds: int, out: Path | Non
 def verify(target: str | None, **options: Any) -> None:
     """Check TARGET against the mathematics; without one, the reference itself, and one planted mistake.
 
-    TARGET is package.module:object or package.module, found here or among what is installed; or peft, the installed
-    PEFT. The exit status is 0 if it conforms, 1 if not, 2 for wrong usage, 3 if a stage is inconclusive or a stage
-    named by --require did not run. A defect that is found in PEFT makes it 1, a convention does not.
+    TARGET is package.module:object or package.module, found here or among what is installed; peft, the installed PEFT;
+    or exec:COMMAND, a program in any language. The exit status is 0 if it conforms, 1 if not, 2 for wrong usage, 3 if a
+    stage is inconclusive or a stage named by --require did not run. A defect that is found in PEFT makes it 1, a
+    convention does not.
     """
     with in_one_sentence():
         from adalora_ref.conformance import command

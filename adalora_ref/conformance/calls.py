@@ -9,7 +9,7 @@ import numpy as np
 
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.target import CannotExpress, Lane, Target
-from adalora_ref.convention import SPEC, allocate_above_threshold
+from adalora_ref.convention import SPEC
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
 from adalora_ref.loss import cross_entropy, mean_square
@@ -86,10 +86,8 @@ def each_step(name: str, result: str) -> Call:
     return lambda t, i, _: {result: np.asarray([t.require(name)(i["schedule"], step) for step in i["steps"]])}
 
 
-def allocate(t: Target, i: Inputs, lane: Lane) -> Outputs:
+def allocate(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Who is kept."""
-    if i["cost"] is not None and lane.convention.allocate is allocate_above_threshold:
-        raise CannotExpress(f"the selection of {lane.convention.name} counts triplets; it knows no cost")
     return {"keep": dict(t.require("allocate")(i["scores"], i["budget"], **_given(i, "cost")))}
 
 

@@ -15,12 +15,12 @@ from adalora_ref.conformance.calls import Outputs
 from adalora_ref.conformance.cases import NUMPY_DTYPES, Inputs
 from adalora_ref.conformance.diagnosis import diagnose, matching_conventions
 from adalora_ref.conformance.expectations import Expectation, Undecided
-from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
+from adalora_ref.conformance.limits import SECONDS, OutOfTime
 from adalora_ref.conformance.seen import Seen, case_inputs, expectation
 from adalora_ref.conformance.stages import STAGES, Stage
-from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host, spoken
+from adalora_ref.conformance.target import CannotExpress, Lane, Target, TargetError, leaves, on_host, spoken
 from adalora_ref.conformance.verdict import Check, Divergence, Row, Verdict, compare, row
-from adalora_ref.convention import Convention
+from adalora_ref.convention import Convention, allocate_above_threshold
 
 PRESETS = {"quick": 6, "default": 24, "thorough": 300}
 """How many cases of each stage are drawn in each dtype."""
@@ -91,9 +91,11 @@ def _asked(
     """The answer, a copy of it, the verdict if that is all there is to say, and whether it answers so again."""
     stopped: tuple[Any, ...]
     try:
-        with time_limit(seconds):
+        with target.limit(seconds):
             returned, host, wrong = _answer(stage, target, lane, inputs, seen)
             steady = not twice or bool(wrong) or _same(host, _answer(stage, target, lane, inputs, [])[1])
+    except TargetError:
+        raise
     except CannotExpress as error:
         stopped = (Verdict.NOT_RUN, 0.0, None, str(error))
     except OutOfTime:
@@ -139,14 +141,12 @@ def compare_all(outputs: Outputs, expected: Expectation) -> tuple[Verdict, float
 
 
 def _absent(stage: Stage, target: Target, lane: Lane, inputs: Inputs) -> str:
-    """Why the target cannot run this case, or nothing."""
+    """Why this case is not run, or nothing."""
     if lane.dtype not in target.usable_dtypes:
         return f"the target has no {lane.dtype} on {target.array_library}"
-    if missing := [name for name in stage.needs if target.function(name) is None]:
-        return f"the target has no {missing[0]}"
-    name = stage.needs[-1]
-    lacking = [o for o in stage.options if inputs[o] is not None and target.lacks_option(name, o)]
-    return f"the target's {name} takes no {' and no '.join(lacking)}" if lacking else ""
+    if inputs.get("cost") is not None and lane.convention.allocate is allocate_above_threshold:
+        return f"the selection of {lane.convention.name} counts triplets; it knows no cost"
+    return target.lacks(stage, [option for option in stage.options if inputs[option] is not None])
 
 
 def _wrong_form(inputs: Inputs, handed: Inputs, outputs: Outputs, target: Target) -> str:

@@ -20,6 +20,7 @@ from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.findings import Finding
+from adalora_ref.conformance.program import running
 from adalora_ref.conformance.report import Report, require_writable, show, write_json, write_junit
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Target, TargetError, load_target
@@ -88,6 +89,8 @@ def verify(spec: str | None, options: Options, console: Console) -> int:
         return verify_reference(options, console)
     if spec == "peft":
         return verify_peft(options, console)
+    if spec.startswith("exec:"):
+        return verify_program(spec.removeprefix("exec:"), options, console)
     if spec.startswith("trace:"):
         return verify_trace(Path(spec.removeprefix("trace:")), options, console)
     if spec == "adalora_ref":
@@ -146,6 +149,12 @@ def verify_allocator(target: Target, options: Options, console: Console) -> int:
     """Check a stateful allocator, fed scripted weights and gradients for a whole schedule."""
     rows = tuple(scripted.check_allocator(target, options.rules(), seed=options.seed))
     return _shown(target.name, rows, options, options.rules(), console).status
+
+
+def verify_program(command: str, options: Options, console: Console) -> int:
+    """Check a program in any language, which is asked case by case on its standard streams."""
+    with running(command) as target:
+        return _report(target.name, [target], options, options.rules(), console).status
 
 
 def verify_trace(path: Path, options: Options, console: Console) -> int:

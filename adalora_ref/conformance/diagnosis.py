@@ -17,7 +17,7 @@ from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.seen import Seen, expectation
 from adalora_ref.conformance.stages import Stage
-from adalora_ref.conformance.target import Target, on_host, spoken, tree_map
+from adalora_ref.conformance.target import Target, TargetError, on_host, spoken, tree_map
 from adalora_ref.conformance.verdict import Expected, Verdict, compare, deviation
 from adalora_ref.convention import CONVENTIONS, Convention
 
@@ -157,6 +157,8 @@ def _called(stage: Stage, target: Target, case: Seen, inputs: Inputs, quantity: 
     try:
         outputs = target.answer(stage, target.hand_over(inputs), case.lane)
         return bytes(on_host(outputs[quantity]).tobytes())
+    except TargetError:
+        raise
     except Exception:  # noqa: BLE001  an input that is refused says nothing
         return None
 

@@ -6,7 +6,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 
 from adalora_ref.array import HALF, backend, like_host, to_numpy
 from adalora_ref.conformance.cases import NUMPY_DTYPES
+from adalora_ref.conformance.limits import time_limit
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
 
@@ -91,6 +93,18 @@ class Target:
         except (TypeError, ValueError):  # built-in functions may show no signature
             return False
         return not any(p.name == option or p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def lacks(self, stage: Stage, options: Sequence[str]) -> str:
+        """Why the target cannot run a case of *stage* that uses these optional arguments, or nothing."""
+        if missing := [name for name in stage.needs if self.function(name) is None]:
+            return f"the target has no {missing[0]}"
+        name = stage.needs[-1]
+        lacking = [option for option in options if self.lacks_option(name, option)]
+        return f"the target's {name} takes no {' and no '.join(lacking)}" if lacking else ""
+
+    def limit(self, seconds: float) -> AbstractContextManager[None]:
+        """What interrupts a call that takes longer."""
+        return time_limit(seconds)
 
     @property
     def array_library(self) -> str:
