@@ -36,7 +36,7 @@ def in_one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("Interrupted; nothing was written.", err=True)
+        click.echo("Interrupted; nothing half-written is left.", err=True)
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise

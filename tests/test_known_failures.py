@@ -208,8 +208,12 @@ def test_an_interruption_ends_the_processes(folder: Path) -> None:
         while not list(folder.glob("*.pid")):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=30)
-    assert (process.returncode, out, error) == (130, "", "Interrupted; nothing was written.\n")
+        try:
+            out, error = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert (process.returncode, out, error) == (130, "", "Interrupted; nothing half-written is left.\n")
     (child,) = (int(path.stem) for path in folder.glob("*.pid"))
     for _ in range(100):
         try:

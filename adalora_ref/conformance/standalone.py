@@ -214,7 +214,7 @@ def on_host(value: Any) -> Any:
     """A copy of an array of any library, or of a number, as a NumPy array."""
     for to_host in ("detach", "cpu", "get"):  # torch has the first two, CuPy the last
         value = getattr(value, to_host)() if hasattr(value, to_host) else value
-    return np.array(value)
+    return np.asarray(value).copy()
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
