@@ -36,7 +36,7 @@ def in_one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("Interrupted; nothing was written.", err=True)
+        click.echo("Interrupted; nothing half-written is left.", err=True)
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise
@@ -119,7 +119,15 @@ def digits(backend: str, convention: str, seed: int, seeds: int, out: Path | Non
 @click.option("--preset", type=click.Choice(["quick", "default", "thorough"]), default="default", show_default=True)
 @click.option("--json", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict as JSON.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict as JUnit XML.")
-@click.option("--repro", type=click.Path(path_type=Path), metavar="DIR", help="Write what reproduces a finding.")
+@click.option("--known", type=click.Path(path_type=Path), metavar="FILE", help="Known failures, as TOML.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Stages checked at once.")
+@click.option(
+    "--repro",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write a reproduction of each failing stage; by default adalora-ref-repro.",
+)
+@click.option("--no-repro", is_flag=True, help="Write none.")
 def verify(target: str | None, **options: Any) -> None:
     """Check TARGET against the mathematics; without one, the reference itself, and one planted mistake.
 

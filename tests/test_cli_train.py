@@ -116,7 +116,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
         pass
     assert process.wait(timeout=20) == 130
     os.close(parent)
-    assert b"Interrupted; nothing was written." in seen
+    assert b"Interrupted; nothing half-written is left." in seen
     assert b"Traceback" not in seen
     assert b"AdaLoRA" in seen
     assert b"budget" in seen

@@ -49,11 +49,13 @@ def check_stages(
         for dtype, index, target in product(dtypes or DTYPES, range(cases), targets):
             if dtypes or dtype in target.usable_dtypes:
                 lane = Lane(dtype, target.accumulation, convention)
-                checks.append(_check(stage, target, lane, seed, index, seen, seconds))
+                checks.append(check_case(stage, target, lane, seed, index, seen, seconds))
                 if checks[-1].reason.endswith(HUNG):
                     break
         found = row(stage.name, stage.equation_under(convention), checks, partial(diagnose, stage, seen))
-        alike = matching_conventions(stage, seen, convention) if found.verdict is Verdict.FAIL else ()
+        failed = sum(check.verdict is Verdict.FAIL for check in checks)
+        told = failed and failed == sum(case.failed for case in seen)  # what raised was under no convention right
+        alike = matching_conventions(stage, seen, convention) if told else ()
         yield found._replace(conventions=alike)
 
 
@@ -61,7 +63,7 @@ HUNG = "and was interrupted"
 """So ends the reason of a check after which no other of its stage is run."""
 
 
-def _check(
+def check_case(
     stage: Stage, target: Target, lane: Lane, seed: int, index: int, seen: list[Seen], seconds: float = SECONDS
 ) -> Check:
     """One case: called, looked at for its form, and held against what the oracles say once it has answered."""
@@ -70,7 +72,7 @@ def _check(
     inputs = case_inputs(stage, lane.dtype, seed, index)
     if absent := _absent(stage, target, lane, inputs):
         return result(Verdict.NOT_RUN, reason=absent)
-    returned, host, stopped, steady = _asked(stage, target, lane, inputs, seen, seconds, twice=index % 8 == 0)
+    returned, host, stopped, steady = asked(stage, target, lane, inputs, seen, seconds, twice=index % 8 == 0)
     if stopped:
         return result(*stopped)
     try:
@@ -85,7 +87,7 @@ def _check(
     return result(verdict, ratio, divergence, reason)
 
 
-def _asked(
+def asked(
     stage: Stage, target: Target, lane: Lane, inputs: Inputs, seen: list[Seen], seconds: float, *, twice: bool
 ) -> tuple[Outputs, Outputs, tuple[Any, ...], bool]:
     """The answer, a copy of it, the verdict if that is all there is to say, and whether it answers so again."""
@@ -171,6 +173,21 @@ def _changed_before(target: Target, seen: list[Seen]) -> str:
             if on_host(value).tobytes() != before.outputs[name].tobytes():
                 return f"the call changed {spoken(name)} that an earlier call returned"
     return ""
+
+
+def require_library(target: Target) -> None:
+    """Refuse, with TargetError, a target whose array library is missing here."""
+    try:
+        backend(target.array_library)
+    except (ValueError, RuntimeError) as error:
+        raise TargetError(f"{target.name}.array_library cannot be used here: {error}") from None
+
+
+def require_functions(target: Target) -> None:
+    """Refuse, with TargetError, a target that has none of the functions of the table."""
+    names = list(dict.fromkeys(stage.needs[0] for stage in STAGES))
+    if not any(target.function(name) for name in names):
+        raise TargetError(f"{target.name!r} has none of the functions that can be checked: {', '.join(names)}")
 
 
 def stage_named(name: str) -> Stage:

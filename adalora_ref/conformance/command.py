@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from traceback import StackSummary, TracebackException
 from typing import TypeVar
@@ -17,11 +18,14 @@ import adalora_ref
 from adalora_ref.array import LIBRARIES, backend
 from adalora_ref.conformance import mutants, scripted
 from adalora_ref.conformance.cases import NUMPY_DTYPES
-from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
+from adalora_ref.conformance.checking import PRESETS, check_stages, require_functions, require_library, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.findings import Finding
+from adalora_ref.conformance.jobs import Load, Plan, rows_of
+from adalora_ref.conformance.known_failures import Known, mark, read_known, unexpected
 from adalora_ref.conformance.program import running
 from adalora_ref.conformance.report import Report, require_writable, show, write_json, write_junit
+from adalora_ref.conformance.reproduction import FOLDER, Place, refusal
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Target, TargetError, load_target
 from adalora_ref.conformance.trace_diagnosis import explained
@@ -51,8 +55,12 @@ class Options:
         None given: those that the target declares.
     stages, require
         Names of stages: to run these alone; to insist that these run.
-    repro
-        The folder for reproductions.
+    known
+        A file of known failures.
+    jobs
+        How many processes run stages at once.
+    repro, no_repro
+        Another folder for reproductions; none at all.
     """
 
     convention: str | None = None
@@ -63,7 +71,10 @@ class Options:
     require: tuple[str, ...] = ()
     json: Path | None = None
     junit: Path | None = None
+    known: Path | None = None
+    jobs: int = 1
     repro: Path | None = None
+    no_repro: bool = False
 
     def __post_init__(self) -> None:
         if self.convention is not None:
@@ -75,8 +86,19 @@ class Options:
                 raise ValueError(f"the dtype must be one of {', '.join(NUMPY_DTYPES)}; got {dtype!r}")
         for path in filter(None, (self.json, self.junit)):
             require_writable(path)
-        if self.repro is not None and self.repro.exists() and not self.repro.is_dir():
-            raise ValueError(f"reproductions must be written to a folder; got the file {str(self.repro)!r}")
+        self.known_failures()
+        if self.repro is not None and self.no_repro:
+            raise ValueError("--repro and --no-repro exclude each other")
+        if self.repro is not None and (why := refusal(self.repro)):
+            raise ValueError(why)
+
+    def known_failures(self) -> tuple[Known, ...]:
+        """The failures that are known."""
+        return () if self.known is None else read_known(self.known)
+
+    def place(self, spec: str | None) -> Place | None:
+        """Where reproductions go for a target that a script finds as *spec*."""
+        return None if self.no_repro else Place(self.repro or FOLDER, spec)
 
     def rules(self, default: Convention = SPEC) -> Convention:
         """The convention to check under."""
@@ -94,7 +116,8 @@ def verify(spec: str | None, options: Options, console: Console) -> int:
     if spec.startswith("trace:"):
         return verify_trace(Path(spec.removeprefix("trace:")), options, console)
     if spec == "adalora_ref":
-        return _report(spec, [Target(spec, reference(options.rules()))], options, options.rules(), console).status
+        load = partial(_reference_on, options.rules().name, ["numpy"])
+        return _report(spec, load(), options, options.rules(), console, load=load, spec=spec).status
     return verify_target(spec, options, console)
 
 
@@ -103,8 +126,8 @@ def verify_reference(options: Options, console: Console) -> int:
     libraries, absent = installed_libraries()
     rules = options.rules()
     console.print("1. The reference itself, against oracles in 50 digits.\n")
-    targets = [Target("adalora_ref", reference(rules), name) for name in libraries]
-    report = _report("adalora_ref", targets, options, rules, console)
+    load = partial(_reference_on, rules.name, libraries)
+    report = _report("adalora_ref", load(), options, rules, console, load=load, spec="adalora_ref")
     for reason in absent:
         console.print(Text(f"not checked: {reason}", style="dim"), soft_wrap=True)
     known = next(d for d in DEVIATIONS if d.name == PLANTED)
@@ -119,6 +142,15 @@ def verify_reference(options: Options, console: Console) -> int:
     return report.status
 
 
+def _reference_on(rules: str, libraries: Sequence[str]) -> list[Target]:
+    """The reference under a convention, on the array libraries of these names."""
+    return [Target("adalora_ref", reference(convention(rules)), name) for name in libraries]
+
+
+def _target_alone(spec: str) -> list[Target]:
+    return [load_target(spec)]
+
+
 def verify_target(spec: str, options: Options, console: Console) -> int:
     """Check ``package.module:object``."""
     try:
@@ -127,16 +159,12 @@ def verify_target(spec: str, options: Options, console: Console) -> int:
         if error.__cause__ is not None:
             _show_their_traceback(error.__cause__)
         raise
-    try:
-        backend(target.array_library)
-    except (ValueError, RuntimeError) as error:
-        raise TargetError(f"{spec}.array_library cannot be used here: {error}") from None
-    names = list(dict.fromkeys(stage.needs[0] for stage in STAGES))
+    require_library(target)
     if scripted.is_allocator(target):
         return verify_allocator(target, options, console)
-    if not any(target.function(name) for name in names):
-        raise TargetError(f"{spec!r} has none of the functions that can be checked: {', '.join(names)}")
-    return _report(spec, [target], options, options.rules(), console, _runs(target, options)).status
+    require_functions(target)
+    load, rules = partial(_target_alone, spec), options.rules()
+    return _report(spec, [target], options, rules, console, _runs(target, options), load=load, spec=spec).status
 
 
 def _runs(target: Target, options: Options) -> Iterator[Row]:
@@ -180,10 +208,12 @@ def verify_peft(options: Options, console: Console) -> int:
     from adalora_ref.conformance.peft_target import PeftTarget, peft_version
 
     target = Target(f"peft {peft_version()}", PeftTarget())
+    spec = f"{PeftTarget.__module__}:{PeftTarget.__qualname__}"
+    load, rules = partial(_target_alone, spec), options.rules(PEFT)
     if options.stages:
-        return _report(target.name, [target], options, options.rules(PEFT), console).status
+        return _report(target.name, [target], options, rules, console, load=load, spec=spec).status
     looked = _in_progress(look(), len(CLAIMS), "findings", console)
-    report = _report(target.name, [target], options, options.rules(PEFT), console, run_rows(), looked)
+    report = _report(target.name, [target], options, rules, console, run_rows(), looked, load=load, spec=spec)
     if options.repro:
         paths = write_scripts(report.findings, options.repro)
         console.print(Text(f"{len(paths)} reproductions written to {options.repro}"), soft_wrap=True)
@@ -211,10 +241,26 @@ def _report(
     console: Console,
     more: Iterable[Row] = (),
     findings: Iterable[Finding] = (),
+    *,
+    load: Load | None = None,
+    spec: str | None = None,
 ) -> Report:
-    """Run the stages, then *more*, then look for *findings*; show and write the verdict."""
+    """Run the stages, then *more*, then look for *findings*; show and write the verdict.
+
+    Other processes get the targets by *load*, reproductions by *spec*. Without the one there are no other processes;
+    without the other a reproduction is data instead of a script.
+    """
     stages = [stage_named(s) for s in options.stages] or [s for s in STAGES if s.holds_under(rules)]
-    rows = check_stages(targets, stages, rules, dtypes=options.dtypes, cases=PRESETS[options.preset], seed=options.seed)
+    plan = Plan(
+        tuple(stage.name for stage in stages),
+        rules.name,
+        options.dtypes,
+        PRESETS[options.preset],
+        options.seed,
+        options.known_failures(),
+        options.place(spec),
+    )
+    rows = rows_of(plan, targets, load, options.jobs)
     checked = tuple(_with_progress(rows, more, stages, console))
     return _shown(name, checked, options, rules, console, tuple(findings))
 
@@ -227,9 +273,13 @@ def _shown(
     console: Console,
     findings: tuple[Finding, ...] = (),
 ) -> Report:
-    """Show and write the verdict; a defect that was found fails it like a stage."""
-    status = 1 if any(finding.is_defect for finding in findings) else exit_status(rows, options.require)
-    report = Report(name, rules.name, options.preset, options.seed, rows, status, findings)
+    """Show and write the verdict; a defect that was found fails it like a stage, and so does an unexpected pass."""
+    known = options.known_failures()
+    rows = tuple(mark(row, known) for row in rows)
+    missed = unexpected(rows, known)
+    failed = missed or any(finding.is_defect for finding in findings)
+    status = 1 if failed else exit_status(rows, options.require)
+    report = Report(name, rules.name, options.preset, options.seed, rows, status, findings, missed)
     show(report, console)
     if options.json:
         write_json(report, options.json)

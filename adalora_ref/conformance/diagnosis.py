@@ -42,7 +42,8 @@ def recognised(stage: Stage, seen: Sequence[Seen]) -> str:
     """Which known mistakes compute just what was seen, in words; nothing if none does or all is right."""
     matching = matching_mistakes(stage, seen) if any(case.failed for case in seen) else []
     if len(matching) == 1:
-        return f"matches `{matching[0].name}` in all {len(seen)} cases: {matching[0].says}"
+        where = f"all {len(seen)} cases" if len(seen) > 1 else "this case"
+        return f"matches `{matching[0].name}` in {where}: {matching[0].says}"
     names = ", ".join(f"`{d.name}`" for d in matching)
     says = "; or ".join(d.says for d in matching)
     return f"matches {names}, which these cases cannot tell apart: {says}" if matching else ""
@@ -190,11 +191,11 @@ def _changes(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, BudgetSchedule):
         yield from _each_field(value, lambda held: held + 1)
     else:
-        for path, item, remade in _parts(value):
+        for path, item, remade in parts(value):
             yield from ((path + further, remade(changed)) for further, changed in _changes(item))
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
+def parts(value: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
     """Every part of a value, with its path, and how to make the whole again with another in its place."""
     if is_dataclass(value) and not isinstance(value, type):
         for name in (field.name for field in fields(value)):

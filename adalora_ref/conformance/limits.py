@@ -27,12 +27,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGALRM, _interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again every second, should the first one be swallowed
+    # Again every second, should the first one be swallowed; a limit of the caller's own waits meanwhile.
+    waiting = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *waiting)
 
 
 def _interrupt(*_: Any) -> NoReturn:

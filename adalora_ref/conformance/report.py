@@ -18,13 +18,14 @@ from rich.text import Text
 import adalora_ref
 from adalora_ref.conformance import findings
 from adalora_ref.conformance.findings import Finding
-from adalora_ref.conformance.verdict import Check, Row, Verdict
+from adalora_ref.conformance.verdict import CONCLUSIVE, Check, Row, Verdict
 from adalora_ref.convention import CONVENTIONS
 
 COLOURS = {
     Verdict.PASS: "green",
     Verdict.WARN: "yellow",
     Verdict.FAIL: "bold red",
+    Verdict.KNOWN: "yellow",
     Verdict.INCONCLUSIVE: "yellow",
     Verdict.NOT_RUN: "dim",
 }
@@ -43,6 +44,8 @@ class Report(NamedTuple):
     rows: tuple[Row, ...]
     status: int
     findings: tuple[Finding, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    """What was known to fail and did not, in sentences."""
 
     @property
     def sentence(self) -> str:
@@ -50,8 +53,13 @@ class Report(NamedTuple):
         total = sum(len(row.checks) for row in self.rows)
         run = sum(row.run for row in self.rows)
         undecided = sum(row.inconclusive for row in self.rows)
+        known = sum(check.verdict is Verdict.KNOWN for row in self.rows for check in row.checks)
         word = {0: "conforms", 1: "does not conform", 3: "is undecided"}[self.status]
-        told = f"{self.target} {word}: {run} of {total} checks ran, {undecided} of them inconclusive"
+        failed = any(row.verdict is Verdict.FAIL for row in self.rows) or any(f.is_defect for f in self.findings)
+        if self.unexpected and not failed:
+            word = "passes what is known to fail"
+        counted = f", {known} known to fail" if known else ""
+        told = f"{self.target} {word}: {run} of {total} checks ran, {undecided} of them inconclusive{counted}"
         return f"{told}; {findings.sentence(self.findings)}" if self.findings else told
 
 
@@ -65,7 +73,7 @@ def show(report: Report, console: Console) -> None:
     for row in report.rows:
         for line in _remarks(row) if row.run else ():
             console.print(Text(line), soft_wrap=True)
-    for line in (*_convention(report), *_lacking(report)):
+    for line in (*_convention(report), *_lacking(report), *report.unexpected):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(LEGEND, style="dim"), soft_wrap=True)
     if report.findings:
@@ -108,7 +116,7 @@ def _first_divergence(row: Row) -> str:
 
 
 def _worst(checks: list[Check]) -> str:
-    decided = [c for c in checks if c.verdict in (Verdict.PASS, Verdict.WARN, Verdict.FAIL)]
+    decided = [c for c in checks if c.verdict in CONCLUSIVE]
     return figure(max(c.ratio for c in decided)) if decided else "–"
 
 
@@ -132,10 +140,13 @@ def _remarks(row: Row) -> list[str]:
     if failed is not None:
         failures = sum(check.verdict is Verdict.FAIL for check in row.checks)
         lines.append(f"\n{row.stage}: FAIL in {failures} of {row.run} checks, first in {failed.case}")
-        lines.append(f"  equation   {row.equation}")
-        lines += describe(failed)
-        if row.diagnosis:
-            lines.append(f"  diagnosis  {row.diagnosis}")
+        lines += explain(row.equation, failed, row.diagnosis)
+        if row.reproduction:
+            lines.append(f"  reproduce  {row.reproduction}")
+    listed = Counter((c.known, c.link) for c in row.checks if c.verdict is Verdict.KNOWN)
+    for (reason, link), number in listed.items():
+        where = f" ({link})" if link else ""
+        lines.append(f"{row.stage}: {number} of {len(row.checks)} checks fail as known: {reason}{where}")
     for verdict, words in ((Verdict.NOT_RUN, "did not run"), (Verdict.INCONCLUSIVE, "are inconclusive")):
         reasons = Counter(check.reason for check in row.checks if check.verdict is verdict)
         lines += [
@@ -167,6 +178,15 @@ def _lacking(report: Report) -> list[str]:
     return [f"not run, {reason}: {', '.join(stages)}" for reason, stages in gathered.items()]
 
 
+def explain(equation: str, check: Check, diagnosis: str) -> list[str]:
+    """The equation, the first divergence of a check that failed, and why."""
+    return [
+        f"  equation   {equation}",
+        *describe(check),
+        *([f"  diagnosis  {diagnosis}"] if diagnosis else []),
+    ]
+
+
 def describe(check: Check) -> list[str]:
     """The first divergence in full: quantity, element, got, expected, bound, ratio, ulps; or the reason in words."""
     d = check.divergence
@@ -189,6 +209,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "adalora_ref": adalora_ref.__version__,
         "specification": adalora_ref.SPECIFICATION,
         **{name: getattr(report, name) for name in ("target", "convention", "preset", "seed", "status", "sentence")},
+        "unexpected": list(report.unexpected),
         "rows": [
             {
                 "stage": row.stage,
@@ -198,6 +219,7 @@ def to_json(report: Report) -> dict[str, Any]:
                 "inconclusive": row.inconclusive,
                 "diagnosis": row.diagnosis,
                 "conventions": list(row.conventions),
+                "reproduction": row.reproduction,
                 "checks": [_plain_check(check) for check in row.checks],
             }
             for row in report.rows
@@ -231,7 +253,7 @@ def write_junit(report: Report, path: Path) -> None:
     """Write the verdict as JUnit XML: a test case a check, named by its stable id, and one a finding."""
     checks = [check for row in report.rows for check in row.checks]
     counts = Counter(check.verdict for check in checks)
-    skipped = counts[Verdict.NOT_RUN] + counts[Verdict.INCONCLUSIVE]
+    skipped = counts[Verdict.NOT_RUN] + counts[Verdict.INCONCLUSIVE] + counts[Verdict.KNOWN]
     suite = ET.Element(
         "testsuite",
         name=f"adalora-ref verify {report.target}",
@@ -245,6 +267,8 @@ def write_junit(report: Report, path: Path) -> None:
         if check.verdict is Verdict.FAIL:
             text = "\n".join(describe(check))
             ET.SubElement(case, "failure", message=text.strip().splitlines()[0].strip()).text = text
+        elif check.verdict is Verdict.KNOWN:
+            ET.SubElement(case, "skipped", message=f"{check.verdict}: {check.known}").text = check.link
         elif check.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE):
             ET.SubElement(case, "skipped", message=f"{check.verdict}: {check.reason}")
     findings.add_test_cases(suite, report.findings)

@@ -17,6 +17,7 @@ class Verdict(enum.StrEnum):
     PASS = "PASS"
     WARN = "WARN"
     FAIL = "FAIL"
+    KNOWN = "KNOWN"
     INCONCLUSIVE = "INCONCLUSIVE"
     NOT_RUN = "NOT RUN"
 
@@ -71,6 +72,9 @@ class Check(NamedTuple):
     ratio: float = 0.0
     divergence: Divergence | None = None
     reason: str = ""
+    known: str = ""
+    """Why it is known to fail, and where that is written down."""
+    link: str = ""
 
 
 class Row(NamedTuple):
@@ -85,6 +89,8 @@ class Row(NamedTuple):
     """What is worth knowing whatever the verdict."""
     conventions: tuple[str, ...] = ()
     """Names of the other conventions under which a stage that failed is right."""
+    reproduction: str = ""
+    """The command that shows the first failure again, or why there is none."""
 
     @property
     def run(self) -> int:
@@ -107,7 +113,7 @@ class Row(NamedTuple):
         return next((check for check in self.checks if check.verdict is Verdict.FAIL), None)
 
 
-CONCLUSIVE = (Verdict.PASS, Verdict.WARN, Verdict.FAIL)
+CONCLUSIVE = (Verdict.PASS, Verdict.WARN, Verdict.FAIL, Verdict.KNOWN)
 TINY = 2.0**-900
 """Bounds below this come from underflow alone, and decide."""
 
@@ -167,7 +173,7 @@ def _divergence(quantity: str, got: Any, expected: Expected, error: Any, ratio: 
 def judge(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict over several: one failure fails; inconclusive only if nothing was conclusive."""
     found = set(verdicts) - {Verdict.NOT_RUN}
-    for verdict in (Verdict.FAIL, Verdict.WARN, Verdict.PASS, Verdict.INCONCLUSIVE):
+    for verdict in (Verdict.FAIL, Verdict.KNOWN, Verdict.WARN, Verdict.PASS, Verdict.INCONCLUSIVE):
         if verdict in found:
             return verdict
     return Verdict.NOT_RUN

@@ -293,7 +293,7 @@ def main() -> int:
             attack = ATTACKS[number % len(ATTACKS)]
             began = time.process_time()
             try:
-                seen[f"{attack.__name__}: {attack(bench, random.Random(f'{options.seed}/{number}'))}"] += 1  # noqa: S311
+                seen[f"{attack.__name__}: {attack(bench, random.Random(f'{options.seed}/{number}'))}"] += 1
                 taken = time.process_time() - began
                 if taken > SECONDS:
                     raise FindingError(f"it took {taken:.1f} s")  # noqa: TRY301
