@@ -168,6 +168,25 @@ def test_a_quantity_that_hangs_on_too_much_is_told() -> None:
     assert row.diagnosis.endswith("though it should not depend on factors.s")
 
 
+def test_a_mask_is_said_to_depend_on_what_moves_it(tmp_path: Path) -> None:
+    """What an allocation of every matrix depends on is never called too much, and a constant has no list of nothing."""
+
+    def all_kept(scores: Any, budget: int, /, *, cost: Any = None) -> Any:
+        return {name: np.ones_like(s, dtype=bool) for name, s in scores.items()}
+
+    def ties_kept(scores: Any, budget: int, /, *, cost: Any = None) -> Any:
+        flat = np.sort(np.concatenate(list(scores.values())))[::-1]
+        return {name: (s >= flat[budget - 1]) if budget else np.zeros_like(s, dtype=bool) for name, s in scores.items()}
+
+    said = []
+    for allocate in (all_kept, ties_kept):
+        target = Target("mine", SimpleNamespace(allocate=allocate, dtypes=("float64",)))
+        (row,) = check_stages([target], [stage_named("allocate")], SPEC, cases=24, seed=0)
+        said.append(row.diagnosis)
+    assert "depends on none of its inputs, though it should depend on scores[" in said[0]
+    assert "should not depend" not in said[1]
+
+
 def test_another_convention_is_told() -> None:
     """Where everything that failed is right under another convention, the verdict names that one."""
     held = reference(CONVENTIONS["PEFT"])
@@ -271,7 +290,7 @@ def test_fakes_fail_for_what_they_are(name: str) -> None:
 
 
 def test_a_target_that_hangs_is_interrupted() -> None:
-    """A call that takes too long fails with the limit as its reason, and is the last of its stage."""
+    """A call that takes too long fails with the limit as its reason; the others of its stage are listed as not run."""
 
     def hangs(state: Any, /) -> Any:
         try:
@@ -280,8 +299,9 @@ def test_a_target_that_hangs_is_interrupted() -> None:
             time.sleep(100)
 
     (row,) = check(target(triplet_scores=hangs), "triplet_scores", seconds=0.2)
-    assert (row.verdict, row.run) == (Verdict.FAIL, 1)
+    assert (row.verdict, row.run, len(row.checks)) == (Verdict.FAIL, 1, 48)
     assert row.checks[0].reason == "triplet_scores took longer than 0.2 s and was interrupted"
+    assert {held.reason for held in row.checks[1:]} == {"not tried, after a call that took too long"}
 
 
 def test_a_target_that_is_not_deterministic_is_warned_of() -> None:
@@ -418,7 +438,10 @@ def folder(tmp_path: Path) -> Path:
         "class Elsewhere(Wrong):\n"
         "    array_library = 'tensorflow'\n"
         "class Tiny(Wrong):\n"
-        "    dtypes = ('float8',)\n",
+        "    dtypes = ('float8',)\n"
+        "class Needy(Wrong):\n"
+        "    def __init__(self, rank):\n"
+        "        self.rank = rank\n",
         encoding="utf-8",
     )
     (tmp_path / "broken.py").write_text("import no_such_thing\n", encoding="utf-8")
@@ -511,6 +534,10 @@ BAD = {
     ),
     "broken": (["broken"], "the target 'broken' raised ModuleNotFoundError when it was imported"),
     "exits": (["exits"], "the target 'exits' raised SystemExit when it was imported"),
+    "needs arguments": (
+        ["mine:Needy"],
+        "the target 'mine:Needy' raised TypeError when it was called without arguments",
+    ),
     "convention": (
         ["mine", "--convention", "HF"],
         "the convention must be one of SPEC, PAPER, LORALIB, PEFT, LORA; got",

@@ -41,7 +41,7 @@ def check_stages(
     """Yield one row for each of *stages*, over all *targets*: one implementation on several libraries.
 
     *dtypes* are by default those that each target can have; what is asked for and cannot be had is listed as not run.
-    A call that takes longer than *seconds* fails, and is the last of its stage.
+    A call that takes longer than *seconds* fails, and is the last of its stage that is made; the others are not run.
     """
     for stage in stages:
         checks: list[Check] = []
@@ -49,9 +49,10 @@ def check_stages(
         for dtype, index, target in product(dtypes or DTYPES, range(cases), targets):
             if dtypes or dtype in target.usable_dtypes:
                 lane = Lane(dtype, target.accumulation, convention)
-                checks.append(check_case(stage, target, lane, seed, index, seen, seconds))
-                if checks[-1].reason.endswith(HUNG):
-                    break
+                if checks and checks[-1].reason.endswith((HUNG, LEFT)):
+                    checks.append(_left(stage, target, lane, case_id(stage, dtype, seed, index)))
+                else:
+                    checks.append(check_case(stage, target, lane, seed, index, seen, seconds))
         found = row(stage.name, stage.equation_under(convention), checks, partial(diagnose, stage, seen))
         failed = sum(check.verdict is Verdict.FAIL for check in checks)
         told = failed and failed == sum(case.failed for case in seen)  # what raised was under no convention right
@@ -62,12 +63,23 @@ def check_stages(
 HUNG = "and was interrupted"
 """So ends the reason of a check after which no other of its stage is run."""
 
+LEFT = "after a call that took too long"
+
+
+def case_id(stage: Stage, dtype: str, seed: int, index: int) -> str:
+    """The stable id of a case."""
+    return f"{stage.name}/{dtype}/{seed}/{index}"
+
+
+def _left(stage: Stage, target: Target, lane: Lane, case: str) -> Check:
+    return Check(stage.name, case, target.array_library, lane.dtype, Verdict.NOT_RUN, reason=f"not tried, {LEFT}")
+
 
 def check_case(
     stage: Stage, target: Target, lane: Lane, seed: int, index: int, seen: list[Seen], seconds: float = SECONDS
 ) -> Check:
     """One case: called, looked at for its form, and held against what the oracles say once it has answered."""
-    case = f"{stage.name}/{lane.dtype}/{seed}/{index}"
+    case = case_id(stage, lane.dtype, seed, index)
     result = partial(Check, stage.name, case, target.array_library, lane.dtype)
     inputs = case_inputs(stage, lane.dtype, seed, index)
     if absent := _absent(stage, target, lane, inputs):

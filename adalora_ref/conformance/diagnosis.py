@@ -146,16 +146,21 @@ def dependence(stage: Stage, wrong: Sequence[tuple[Seen, str]]) -> str:
         for found, target in ((theirs, case.target), (ours, right)):
             for name, moved in _moves(stage, target, case, quantity):
                 found[name] = found.get(name, False) or moved
+    found_on = [name for name in theirs if theirs[name]]
     lacking = [name for name in ours if ours[name] and not theirs.get(name, False)]
-    beyond = [name for name in theirs if theirs[name] and not ours.get(name, False)]
-    said = [f"{spoken(quantity)} depends on {_listed([name for name in theirs if theirs[name]])}"]
-    said += [f"but not on {_listed(lacking)}, as it should"] if lacking else []
-    said += [f"though it should not depend on {_listed(beyond)}"] if beyond else []
+    beyond = [name for name in found_on if not ours.get(name, False)] if _is_smooth(first, quantity) else []
+    if not found_on:
+        should = f", though it should depend on {', '.join(lacking)}" if lacking else ", just as it should"
+        return f"{spoken(quantity)} depends on none of its inputs{should}"
+    said = [f"{spoken(quantity)} depends on {', '.join(found_on)}"]
+    said += [f"but not on {', '.join(lacking)}, as it should"] if lacking else []
+    said += [f"though it should not depend on {', '.join(beyond)}"] if beyond else []
     return ", ".join(said) + ("" if lacking or beyond else ", just as it should")
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"
+def _is_smooth(case: Seen, quantity: str) -> bool:
+    """Whether every input that it depends on moves it at once: a mask or a count may stay as it is."""
+    return case.expected[quantity].dtype in ARITHMETIC
 
 
 def _moves(stage: Stage, target: Target, case: Seen, quantity: str) -> Iterator[tuple[str, bool]]:
@@ -186,6 +191,7 @@ def _changes(value: Any) -> Iterator[tuple[str, Any]]:
     """The ways to change a value: itself, or one of its parts, with the path of the part."""
     if isinstance(value, np.ndarray):
         yield "", _moved(value)
+        yield "", _turned(value)
     elif isinstance(value, float):
         yield "", 0.75 * value + 0.125
     elif isinstance(value, BudgetSchedule):
@@ -233,6 +239,11 @@ def _moved(a: Any) -> Any:
     size = max(float(np.max(np.abs(a.astype(np.float64)), initial=0.0)), 2.0**-40)
     ramp = np.arange(1, a.size + 1).reshape(a.shape) / (a.size or 1)
     return (a.astype(np.float64) + 0.25 * size * ramp).astype(a.dtype)
+
+
+def _turned(a: Any) -> Any:
+    """The same numbers in the opposite order, four times as large: what is selected among them changes too."""
+    return np.flip(a).copy() if a.dtype.kind in "biu" else (4.0 * np.flip(a).astype(np.float64)).astype(a.dtype)
 
 
 def _each_field(value: Any, change: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:

@@ -168,13 +168,16 @@ def load_target(spec: str) -> Target:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    doing = "imported"
     try:
         held = _found(module_name, path)
-        held = held() if inspect.isclass(held) else held
+        if inspect.isclass(held):
+            doing = "called without arguments"
+            held = held()
     except TargetError:
         raise
     except (Exception, SystemExit) as error:
-        raise TargetError(f"the target {spec!r} raised {type(error).__name__} when it was imported") from error
+        raise TargetError(f"the target {spec!r} raised {type(error).__name__} when it was {doing}") from error
     return Target(spec, held)
 
 
