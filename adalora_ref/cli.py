@@ -150,3 +150,64 @@ def mutants(preset: str, seed: int, stages: tuple[str, ...], json: Path | None) 
 
         status = command.mutate(command.Options(preset=preset, seed=seed, stages=stages, json=json), make_console())
     raise SystemExit(status)
+
+
+@main.group()
+def vectors() -> None:
+    """Golden vectors, for implementations in other languages and on other machines."""
+
+
+@vectors.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--preset", type=click.Choice(["tiny", "quick", "default", "thorough"]), default="default", show_default=True
+)
+@click.option("--dtype", "dtypes", multiple=True, metavar="NAME", help="By default float64 and float32; repeatable.")
+@click.option("--convention", metavar="NAME", help="SPEC (the default), PAPER, LORALIB, PEFT or LORA.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the cases; tiny has its own."
+)
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Export this stage alone; repeatable.")
+def export(folder: Path, **options: Any) -> None:
+    """Write a suite of vectors into DIR: inputs, expected values and bounds, as safetensors and JSON.
+
+    DIR must not exist, or be empty. docs/verify/vectors.md has the form.
+    """
+    with in_one_sentence():
+        from adalora_ref.conformance import command, vectors_command
+
+        vectors_command.export(folder, command.Options(**options), make_console())
+
+
+@vectors.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--require", multiple=True, metavar="NAME", help="Insist that this stage has results; repeatable.")
+@click.option("--json", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict as JSON.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the verdict as JUnit XML.")
+def check(folder: Path, results: Path, **options: Any) -> None:
+    """Judge RESULTS by the suite in DIR, or by the one in the package, which is named tiny.
+
+    RESULTS is a folder with CASE.safetensors for each case, or one safetensors file with tensors CASE/result. The exit
+    status is that of verify.
+    """
+    with in_one_sentence():
+        from adalora_ref.conformance import command, vectors_command
+
+        status = vectors_command.check(folder, results, command.Options(**options), make_console())
+    raise SystemExit(status)
+
+
+@vectors.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("target")
+def answer(folder: Path, results: Path, target: str) -> None:
+    """Write into RESULTS what TARGET, package.module:object or adalora_ref, makes of the suite in DIR.
+
+    RESULTS must not exist, or be an empty folder.
+    """
+    with in_one_sentence():
+        from adalora_ref.conformance import vectors_command
+
+        vectors_command.answer(folder, results, target, make_console())

@@ -15,7 +15,7 @@ from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.known import Deviation
-from adalora_ref.conformance.seen import Seen, expectation
+from adalora_ref.conformance.seen import NOT_DRAWN, Seen, expectation
 from adalora_ref.conformance.stages import Stage
 from adalora_ref.conformance.target import Target, on_host, spoken, tree_map
 from adalora_ref.conformance.verdict import Expected, Verdict, compare, deviation
@@ -29,17 +29,23 @@ def diagnose(stage: Stage, seen: Sequence[Seen]) -> str:
     """
     if not any(case.failed for case in seen):
         return ""
-    matching = matching_mistakes(stage, seen)
-    if len(matching) == 1:
-        return f"matches `{matching[0].name}` in all {len(seen)} cases: {matching[0].says}"
-    if matching:
-        names = ", ".join(f"`{d.name}`" for d in matching)
-        return f"matches {names}, which these cases cannot tell apart: {'; or '.join(d.says for d in matching)}"
+    if known := recognised(stage, seen):
+        return known
     wrong = [(case, quantity) for case in seen if case.failed for quantity in wrong_quantities(case)[:1]]
     return f"matches no known mistake; {dependence(stage, wrong)}" if wrong else ""
 
 
 # KNOWN MISTAKES
+
+
+def recognised(stage: Stage, seen: Sequence[Seen]) -> str:
+    """Which known mistakes compute just what was seen, in words; nothing if none does or all is right."""
+    matching = matching_mistakes(stage, seen) if any(case.failed for case in seen) else []
+    if len(matching) == 1:
+        return f"matches `{matching[0].name}` in all {len(seen)} cases: {matching[0].says}"
+    names = ", ".join(f"`{d.name}`" for d in matching)
+    says = "; or ".join(d.says for d in matching)
+    return f"matches {names}, which these cases cannot tell apart: {says}" if matching else ""
 
 
 def matching_mistakes(stage: Stage, seen: Sequence[Seen]) -> list[Deviation]:
@@ -98,8 +104,13 @@ def _verdicts(rules: Convention, stage: Stage, case: Seen) -> set[Verdict]:
     """The verdicts under *rules* on what one case returned; none where the convention cannot express the case."""
     if case.inputs.get("cost") is not None and stage.name == "allocate":
         return set()
+    lane = case.lane._replace(convention=rules)
     try:
-        expected = expectation(stage, case.lane._replace(convention=rules), case.seed, case.number)
+        expected = (
+            stage.expect(case.inputs, lane)
+            if case.number == NOT_DRAWN
+            else expectation(stage, lane, case.seed, case.number)
+        )
     except Undecided:
         return set()
     if expected.keys() != case.outputs.keys():

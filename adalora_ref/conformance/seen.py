@@ -14,6 +14,9 @@ from adalora_ref.conformance.expectations import Expectation
 from adalora_ref.conformance.stages import Stage
 from adalora_ref.conformance.target import Lane, Target
 
+NOT_DRAWN = -1
+"""The number of a case that no generator gave: its arguments are all there is of it."""
+
 
 class Seen(NamedTuple):
     """A case that a target answered: what it was given, what it returned, what was expected, whether it failed.

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from adalora_ref.adamw import AdamState
 from adalora_ref.array import Array
+from adalora_ref.budget import BudgetSchedule
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.target import leaves, spoken
+from adalora_ref.conformance.untrusted import printable
+from adalora_ref.factors import Factors
+from adalora_ref.importance import Importance
+from adalora_ref.records import Config, TrainState
 
 
 def tensors_of(inputs: Inputs) -> dict[str, Array]:
@@ -58,3 +65,59 @@ def _drawn(rng: np.random.Generator, d_out: int, d_in: int, r: int) -> dict[str,
 def path_of(name: str) -> str:
     """The path of a result, from the name that it is spoken of by: ``state.first.B`` is [state].first.B."""
     return re.sub(r"^[^.\[]+", lambda first: f"[{first.group()}]", name)
+
+
+# THE WAY BACK
+
+STRUCTURES: dict[frozenset[str], Callable[..., Any]] = {
+    frozenset(names): kind
+    for kind, names in (
+        (Factors, ("B", "s", "A")),
+        *((kind, kind._fields) for kind in (Importance, AdamState, TrainState)),
+        *((kind, tuple(field.name for field in fields(kind))) for kind in (BudgetSchedule, Config)),
+    )
+}
+"""What an object of JSON with these names is."""
+
+
+def inputs_of(plain: Mapping[str, Any], tensors: Mapping[str, Array]) -> Inputs:
+    """Return the arguments that `plain_of` wrote; a list in a list is a pair, such as those of a batch.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is lacking, the arguments do not fit together, or a size is not that of the normals given with it.
+    """
+    try:
+        inputs = {name: _typed(value, tensors) for name, value in plain.items()}
+        _require_sizes(inputs)
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the arguments do not fit together: {printable(str(error), 200)}") from None
+    return inputs
+
+
+def _typed(value: Any, tensors: Mapping[str, Array]) -> Any:
+    if isinstance(value, list):
+        held = [_typed(item, tensors) for item in value]
+        return [tuple(item) if isinstance(item, list) else item for item in held]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"tensor"}:
+        return tensors[value["tensor"]]
+    items = {name: _typed(item, tensors) for name, item in value.items()}
+    made = STRUCTURES.get(frozenset(items))
+    return items if made is None else made(**items)
+
+
+def _require_sizes(inputs: Inputs) -> None:
+    """Where normals are drawn, those given must have the sizes that are asked for: nobody should draw a billion."""
+    if "seed" not in inputs:
+        return
+    if "d_out" in inputs:
+        wanted = [(inputs["d_out"], inputs["d_in"], inputs["r"], inputs["normals"])]
+    else:
+        r = inputs["config"].initial_rank
+        wanted = [(*W.shape, r, inputs["normals"][name]) for name, W in inputs["weights"].items()]
+    for d_out, d_in, r, drawn in wanted:
+        if (drawn["B"].shape, drawn["A"].shape) != ((d_out, r), (r, d_in)):
+            raise ValueError(f"the normals must be those of {d_out} × {d_in} at rank {r}")
