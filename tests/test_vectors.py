@@ -522,6 +522,7 @@ HOSTILE_CASES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "of another dtype": lambda c: c["case"].update(dtype="float32"),
     "without arguments": lambda c: c["case"].update(arguments={"x": {"tensor": "nothing"}}),
     "with a tensor that is a list": lambda c: c["case"]["arguments"].update(x={"tensor": []}),
+    "with schedules that are words": lambda c: c["case"]["arguments"].update(seed=1, config={}, weights={}),
     "with factors that do not fit": lambda c: c["case"]["arguments"]["factors"].update(s={"tensor": "x"}),
     "with another shape": lambda c: c["inputs"][0].update(shape=[3, 2]),
     "with an array less": lambda c: c["inputs"].pop(),
@@ -560,11 +561,32 @@ def test_bounds_that_let_anything_pass_are_refused(suite: Path, few: Path) -> No
         shutil.rmtree(copy)
 
 
-def test_nobody_draws_a_billion_numbers(suite: Path, few: Path) -> None:
-    """Sizes in the arguments are those of the arrays beside them."""
-    name = "init_factors/float64/tiny/0"
-    rehashed(suite, name, lambda said: said["case"]["arguments"].update(d_out=10**9, d_in=10**9))
-    assert refused(command("check", suite, few), "the normals must be those of")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"d_out": 10**9, "d_in": 10**9},
+        {"r": 10**9},
+        {"normals": {"tensor": "normals.B"}},
+        {"normals": {}},
+        {"normals": None},
+    ],
+    ids=str,
+)
+def test_nobody_draws_a_billion_numbers(suite: Path, few: Path, change: dict[str, Any]) -> None:
+    """Sizes in the arguments are those of the normals beside them, which must be there."""
+    rehashed(suite, "init_factors/float64/tiny/0", lambda said: said["case"]["arguments"].update(change))
+    assert refused(command("check", suite, few), "init_factors/float64/tiny/0.json: the arguments do not fit together")
+
+
+def test_a_diagnosis_computes_with_anything(suite: Path, few: Path) -> None:
+    """Where results are wrong and arguments are none that anyone can compute with, the verdict stands alone."""
+    name = "prune/float64/tiny/0"
+    rehashed(suite, name, lambda said: said["case"].update(arguments={"keep": "none"}))
+    respoken(case_file(few, name), lambda held: held.update({"factors.s": held["factors.s"] + 1}))
+    done = command("check", suite, few)
+    assert done.exit_code == 1
+    assert f"first in {name}" in done.stdout
+    assert "  diagnosis  " not in done.stdout
 
 
 def test_a_suite_on_disk_is_checked(suite: Path, few: Path) -> None:

@@ -91,7 +91,7 @@ def inputs_of(plain: Mapping[str, Any], tensors: Mapping[str, Array]) -> Inputs:
     try:
         inputs = {name: _typed(value, tensors) for name, value in plain.items()}
         _require_sizes(inputs)
-    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"the arguments do not fit together: {printable(str(error), 200)}") from None
     return inputs
 

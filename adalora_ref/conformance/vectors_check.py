@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from adalora_ref.array import Array
 from adalora_ref.conformance.answers import Given, Results
 from adalora_ref.conformance.checking import compare_all
 from adalora_ref.conformance.diagnosis import matching_conventions, recognised
+from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.seen import NOT_DRAWN, Seen
 from adalora_ref.conformance.serial import path_of
 from adalora_ref.conformance.stages import STAGES, Stage
@@ -24,6 +25,8 @@ from adalora_ref.conformance.verdict import Check, Row, Verdict, row
 
 LIBRARY = "results"
 """Stands where a check of a target has its array library."""
+
+T = TypeVar("T")
 
 Form: TypeAlias = frozenset[tuple[str, tuple[int, ...], str]]
 
@@ -79,12 +82,24 @@ def _row(stage: Stage, judged: Sequence[Judged], others: Mapping[Form, Sequence[
     """Sum up a stage, and say why it failed: a known mistake, results in the wrong place, another convention."""
     rules = judged[0].case.lane.convention
     seen = [j.seen for j in judged if j.seen is not None]
-    said = recognised(stage, seen)
+    said = _guarded(partial(recognised, stage, seen), "")
     moved = {} if said else _misplaced(judged, others)
     checks = [_in_the_place_of(j.check, moved) for j in judged]
     found = row(stage.name, stage.equation_under(rules), _with_names(checks), partial(str, said))
     wrong = any(case.failed for case in seen) and not moved
-    return found._replace(conventions=matching_conventions(stage, seen, rules) if wrong else ())
+    alike: tuple[str, ...] = ()
+    if wrong:
+        alike = _guarded(partial(matching_conventions, stage, seen, rules), alike)
+    return found._replace(conventions=alike)
+
+
+def _guarded(say: Callable[[], T], otherwise: T) -> T:
+    """What a diagnosis says; *otherwise* where it cannot compute with the arguments: they may be anything."""
+    try:
+        with time_limit(SECONDS):
+            return say()
+    except (Exception, OutOfTime):  # noqa: BLE001  the verdict does not hang on it
+        return otherwise
 
 
 def _in_the_place_of(found: Check, moved: Mapping[str, str]) -> Check:

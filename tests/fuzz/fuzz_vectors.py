@@ -24,6 +24,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from adalora_ref.conformance.vectors_check import check
 from adalora_ref.conformance.verdict import Verdict, deviation
 
 STAGES = ("linear_forward", "init_factors", "allocate", "update_importance", "train_step", "init_state")
-"""Those of the small suite that is mutated."""
+"""Those of the small suites that are mutated."""
 
 SECONDS = 20.0
 """No input may take longer; a whole valid check takes a fraction of one."""
@@ -105,17 +106,17 @@ def bent(rng: random.Random, said: Any) -> None:
         holder, key = rng.choice(found)
         match rng.randrange(5):
             case 0:
-                holder[key] = rng.choice(WORDS)
+                holder[key] = deepcopy(rng.choice(WORDS))
             case 1:
                 del holder[key]
             case 2 if isinstance(holder, list):
-                holder.insert(key, holder[key])
+                holder.insert(key, deepcopy(holder[key]))
             case 2 | 3 if isinstance(holder, dict):
-                holder[str(rng.choice(WORDS))] = holder.pop(key) if rng.random() < 0.5 else holder[key]
+                holder[str(rng.choice(WORDS))] = holder.pop(key) if rng.random() < 0.5 else deepcopy(holder[key])
             case _:
                 other, elsewhere = rng.choice(found)
                 with contextlib.suppress(KeyError, IndexError):
-                    holder[key], other[elsewhere] = other[elsewhere], holder[key]
+                    holder[key], other[elsewhere] = deepcopy(other[elsewhere]), deepcopy(holder[key])
 
 
 def bent_file(rng: random.Random, data: bytes) -> bytes:
@@ -135,12 +136,13 @@ def bent_file(rng: random.Random, data: bytes) -> bytes:
 
 
 class Bench:
-    """A small valid suite with valid results, both copied for each input."""
+    """A valid suite of two cases of a stage in a dtype, with valid results."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stage: str, dtype: str) -> None:
         self.folder, self.suite, self.results = folder, folder / "suite", folder / "results"
         manifest = read_manifest(TINY)
-        cases = {n: f for n, f in manifest.cases.items() if n.split("/")[0] in STAGES and n.endswith(("0", "1"))}
+        names = [f"{stage}/{dtype}/tiny/{number}" for number in (0, 1)]
+        cases = {name: manifest.cases[name] for name in names}
         self.manifest: Manifest = manifest._replace(cases=cases)
         for file in (file for files in cases.values() for file in files):
             (self.suite / file).parent.mkdir(parents=True, exist_ok=True)
@@ -251,6 +253,29 @@ def any_case(bench: Bench, rng: random.Random) -> str:
         return outcome(bench.judged())
 
 
+def any_diagnosis(bench: Bench, rng: random.Random) -> str:
+    """The arguments of a case changed, and all its results wrong, so that the diagnosis computes with the arguments."""
+    name = rng.choice(list(bench.manifest.cases))
+    path, manifest, results = (
+        bench.suite / f"{name}.json",
+        bench.suite / "manifest.json",
+        bench.results / (name + ENDING),
+    )
+    said = json.loads(path.read_bytes())
+    bent(rng, said["case"]["arguments"])
+    data = json.dumps(said).encode()
+    listed = json.loads(manifest.read_bytes())
+    entry = next(entry for entry in listed["cases"] if entry["name"] == name)
+    entry["files"][f"{name}.json"] = hashlib.sha256(data).hexdigest()
+    wrong = bytearray(results.read_bytes())
+    wrong[8 + int.from_bytes(wrong[:8], "little") :] = bytes(len(wrong) - 8 - int.from_bytes(wrong[:8], "little"))
+    changed = ((path, data), (manifest, json.dumps(listed).encode()), (results, bytes(wrong)))
+    with contextlib.ExitStack() as stack:
+        for file, content in changed:
+            stack.enter_context(bench.changed(file, content))
+        return outcome(bench.judged())
+
+
 def one_file(bench: Bench, rng: random.Random) -> str:
     """Results in one file, changed."""
     path = bench.folder / "one.safetensors"
@@ -273,7 +298,14 @@ def outcome(said: set[Verdict] | str) -> str:
     return "refused"
 
 
-ATTACKS: tuple[Callable[[Bench, random.Random], str], ...] = (any_result, any_element, any_manifest, any_case, one_file)
+ATTACKS: tuple[Callable[[Bench, random.Random], str], ...] = (
+    any_result,
+    any_element,
+    any_manifest,
+    any_case,
+    any_diagnosis,
+    one_file,
+)
 
 
 def main() -> int:
@@ -287,13 +319,14 @@ def main() -> int:
     seen: Counter[str] = Counter()
     slowest, number = 0.0, options.input or 0
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
-        there = sorted(bench.folder.rglob("*"))
+        kinds = [(stage, dtype) for stage in STAGES for dtype in ("float64", "float32")]
+        benches = [Bench(Path(folder) / "-".join(kind), *kind) for kind in kinds]
+        there = sorted(Path(folder).rglob("*"))
         while time.process_time() < 60 * options.minutes and (options.input is None or number == options.input):
-            attack = ATTACKS[number % len(ATTACKS)]
+            attack, bench = ATTACKS[number % len(ATTACKS)], benches[number // len(ATTACKS) % len(benches)]
             began = time.process_time()
             try:
-                seen[f"{attack.__name__}: {attack(bench, random.Random(f'{options.seed}/{number}'))}"] += 1
+                seen[f"{attack.__name__}: {attack(bench, random.Random(f'{options.seed}/{number}'))}"] += 1  # noqa: S311
                 taken = time.process_time() - began
                 if taken > SECONDS:
                     raise FindingError(f"it took {taken:.1f} s")  # noqa: TRY301
@@ -303,9 +336,7 @@ def main() -> int:
                 print(f"FOUND by {attack.__name__}, --seed {options.seed} --input {number}: {error!r}")
                 raise
             slowest, number = max(slowest, taken), number + 1
-        left = [
-            path for path in sorted(bench.folder.rglob("*")) if path not in there and path.name != "one.safetensors"
-        ]
+        left = [p for p in sorted(Path(folder).rglob("*")) if p not in there and p.name != "one.safetensors"]
     for line, count in sorted(seen.items()):
         print(f"{count:8d}  {line}")
     print(f"{number} inputs, slowest {slowest:.2f} s, largest {memory()} MB, left on disk: {left or 'nothing'}")
