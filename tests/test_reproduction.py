@@ -454,7 +454,7 @@ def test_a_folder_that_cannot_be_written(folder: Path) -> None:
     for place in ("mine.py", "mine.py/below", "adalora-ref-repro"):
         asked = verify(folder, *QUICK, "--repro", place)
         assert (asked.exit_code, asked.stdout) == (2, "")
-        assert "reproductions must be written into a folder" in asked.stderr
+        assert "reproductions must be written to a folder" in asked.stderr
     both = verify(folder, *QUICK, "--repro", "a", "--no-repro")
     assert (both.exit_code, "--repro and --no-repro exclude each other" in both.stderr) == (2, True)
 

@@ -36,7 +36,7 @@ def refusal(folder: Path) -> str:
     """Why reproductions cannot be written into *folder*; nothing if they can."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        return f"reproductions must be written into a folder; {str(nearest)!r} is none, or cannot be written to"
+        return f"reproductions must be written to a folder; {str(nearest)!r} is none, or cannot be written to"
     foreign = [path for path in (folder / stage.name for stage in STAGES) if not _ours(path)]
     return f"{str(foreign[0])!r} is no reproduction, so it is not replaced by one" if foreign else ""
 
