@@ -147,8 +147,9 @@ def verify(target: str | None, **options: Any) -> None:
 @click.option("--preset", type=click.Choice(["quick", "default", "thorough"]), default="default", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the cases.")
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only mistakes of this stage; repeatable.")
+@click.option("--dtype", "dtypes", multiple=True, metavar="NAME", help="Hunt mistakes in this dtype; repeatable.")
 @click.option("--json", type=click.Path(path_type=Path), metavar="FILE", help="Write the whole matrix as JSON.")
-def mutants(preset: str, seed: int, stages: tuple[str, ...], json: Path | None) -> None:
+def mutants(**options: Any) -> None:
     """Test the kit itself: plant every known mistake and hunt it, let every correct variant through.
 
     The exit status is 0 if every mistake is killed at the stage that its entry names, at least 95 % are named by the
@@ -157,7 +158,7 @@ def mutants(preset: str, seed: int, stages: tuple[str, ...], json: Path | None) 
     with in_one_sentence():
         from adalora_ref.conformance import command
 
-        status = command.mutate(command.Options(preset=preset, seed=seed, stages=stages, json=json), make_console())
+        status = command.mutate(command.Options(**options), make_console())
     raise SystemExit(status)
 
 

@@ -14,6 +14,7 @@ from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import adalora_ref
+from adalora_ref.conformance.deviations import DEVIATIONS
 from adalora_ref.convention import CONVENTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +97,20 @@ def test_every_page_is_found() -> None:
         "changelog",
     }
     assert {"README.md", *(f"docs/{name}.md" for name in promised)} <= {name_of(page) for page in PAGES}
+
+
+def test_the_page_of_the_catalogue_is_the_catalogue() -> None:
+    """Its last table has every entry, at its stage, with its sentence; the others name entries alone."""
+    rows = {entry.strip("`"): (stage, says) for stage, entry, says in table_rows("verify/catalogue.md", "stage")}
+    assert rows.keys() == {known.name for known in DEVIATIONS}
+    for known in DEVIATIONS:
+        stage, says = rows[known.name]
+        assert (stage, says.replace("&#124;", "|").split(" (equivalent: ")[0]) == (known.stage, known.says)
+        assert (known.equivalent in says) if known.equivalent else "(equivalent" not in says
+    for heading in ("choice", "bug"):
+        cells = [name for row in table_rows("verify/catalogue.md", heading) for name in in_code_font(row[-1])]
+        commands = {"adalora-ref verify peft", "Factors"}
+        assert set(cells) - commands <= rows.keys(), heading
 
 
 def test_decisions_are_short() -> None:

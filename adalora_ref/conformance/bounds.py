@@ -5,10 +5,11 @@ it in the arithmetic it belongs to: any order of summation and of a product chai
 underflow that is gradual or flushed. The model is |fl(a ∘ b) − a ∘ b| ≤ u · |a ∘ b| + η, η the smallest normal number.
 
 How one pass covers every order. Multiplied out, an expression is a sum of monomials such as x_i · A_ki · s_k · B_jk.
-Whatever the order, each monomial meets at most one rounding for each product in it and one for each term that it is
-added to, K in all, so the error is at most Σ |monomial| · ((1 + u)^K − 1). `Bounded` carries Σ |monomial| as its
-*magnitude*, free of cancellation, and the rules for products and for `total` add up just that. Merged weights,
-x (W + ΔW)ᵀ, reorder the same monomials.
+Whatever the order, each monomial meets at most one rounding for each product in it and one for each other monomial
+that it is added to, K in all, so the error is at most Σ |monomial| · ((1 + u)^K − 1). `Bounded` carries Σ |monomial|
+as its *magnitude*, free of cancellation, and how many monomials there are as its *terms*; the rules for products and
+for `total` add up just that. Merged weights, x (W + ΔW)ᵀ, the gradients by dyᵀ x and one sum over all indices at once
+reorder the same monomials.
 
 Two places need more care:
 
@@ -39,8 +40,8 @@ DIGITS = mpmath.MPContext()
 """The context of all values; its own, so that nobody's `mpmath.mp` is changed."""
 DIGITS.dps = 50
 
-LIBRARY = 4.0
-"""Roundings that exp, log, tanh and powers may cost."""
+LIBRARY = 8.0
+"""Roundings that exp, log, tanh and powers may cost: four units in the last place, as NumPy promises."""
 
 
 class Arithmetic(NamedTuple):
@@ -53,6 +54,11 @@ class Arithmetic(NamedTuple):
     def holds(self, value: float) -> bool:
         """Whether *value* is a number of the format, but for its range."""
         return (math.frexp(value)[0] / self.unit).is_integer()
+
+    def growth(self, roundings: int) -> float:
+        """How much so many roundings may change a number, relatively; infinite where the format has not the digits."""
+        worst = roundings * self.unit
+        return worst / (1.0 - worst) if worst < 0.1 else math.inf
 
 
 ARITHMETIC = {
@@ -78,10 +84,12 @@ class Bounded:
     variance
         Sum of the squares of the single roundings, for the sharp tier.
     peak
-        Like magnitude, every factor but 0 counting as max(1, |factor|): no intermediate result of any order is larger,
-        and an η that is lost makes at most peak · η of the result. It is 0 for what is exactly zero.
+        Like magnitude, every factor counting as max(1, |factor|): no intermediate result of any order is larger, and
+        an η that is lost makes at most peak · η of the result.
     depth
         How many operations in a row may lose η.
+    terms
+        How many monomials, or formed numbers, it is a sum of; 0 for what is exactly zero.
     grid
         2⁻ᵍ if every number so far is a multiple of it, else 0.
     """
@@ -93,21 +101,29 @@ class Bounded:
     variance: float
     peak: float
     depth: int
+    terms: int
     grid: float
 
     @property
     def exact(self) -> bool:
         """Whether no order of evaluation rounds anything."""
-        return self.peak * self.arithmetic.unit <= self.grid
+        return not self.terms or self.peak * self.arithmetic.unit <= self.grid
 
     @property
     def bound(self) -> float:
         """How far a correct result may lie from *value*; infinite where it may overflow."""
+        # Twice, as a lost η, and a number near overflow, may grow by what is rounded later.
+        if self.may_overflow:
+            return math.inf
         if self.exact:
             return 0.0
-        # Twice, as a lost η, and a number near overflow, may grow by what is rounded later.
         worst = self.error + 2.0 * self.arithmetic.tiny * self.depth * self.peak
-        return worst if 2.0 * self.peak <= self.arithmetic.largest and worst >= 0.0 else math.inf
+        return worst if worst >= 0.0 else math.inf
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether an intermediate result of some order may: even a product with 0 is then no number."""
+        return not 2.0 * self.peak <= self.arithmetic.largest
 
     @property
     def sharp(self) -> float:
@@ -121,16 +137,21 @@ class Bounded:
 
     def __mul__(self, other: Number) -> Bounded:
         b = other if type(other) is Bounded else scalar(other, self.arithmetic)
-        u = self.arithmetic.unit
+        if not (self.terms and b.terms):
+            return _zero(self.arithmetic, self.peak * b.peak)
         m, n, e, d = self.magnitude, b.magnitude, self.error, b.error
+        # One product, and the additions that multiplying out has beyond those of the two sums.
+        roundings = 1 + (self.terms - 1) * (b.terms - 1)
+        fresh = self.arithmetic.unit * m * n
         return Bounded(
             self.arithmetic,
             self.value * b.value,
             m * n,
-            m * d + n * e + e * d + u * (m + e) * (n + d),
-            m * m * b.variance + n * n * self.variance + (u * m * n) * (u * m * n),
+            m * d + n * e + e * d + self.arithmetic.growth(roundings) * (m + e) * (n + d),
+            m * m * b.variance + n * n * self.variance + roundings * fresh * fresh,
             self.peak * b.peak,
             self.depth + b.depth + 1,
+            self.terms * b.terms,
             self.grid * b.grid,
         )
 
@@ -139,7 +160,7 @@ class Bounded:
     def __add__(self, other: Number) -> Bounded:
         b = other if type(other) is Bounded else scalar(other, self.arithmetic)
         both: Bounded = total([self, b])
-        if both.exact or not (self.peak and b.peak):
+        if both.exact or not (self and b):
             return _settled(both)
         error = self.bound + b.bound
         fresh = self.arithmetic.unit * (abs(float(both.value)) + error)
@@ -175,7 +196,7 @@ class Bounded:
 
     def __bool__(self) -> bool:
         """Whether it is anything but exactly zero."""
-        return self.peak != 0
+        return self.terms != 0
 
     def __repr__(self) -> str:
         return f"{float(self.value)!r} ± {self.bound:.1e}"
@@ -183,7 +204,7 @@ class Bounded:
     def formed(self, value: Any, error: float, variance: float) -> Bounded:
         """Return a number of the same arithmetic that is formed with this error."""
         size = abs(float(value)) + error
-        return Bounded(self.arithmetic, value, size, error, variance, max(1.0, size), 0, 0.0)
+        return Bounded(self.arithmetic, value, size, error, variance, max(1.0, size), 0, 1, 0.0)
 
     def applied(self, value: Any, slope: float, propagated: float, roundings: float) -> Bounded:
         """Return the result of a function that adds *roundings* of u to the error that it propagates."""
@@ -206,13 +227,19 @@ def number(value: float, /, arithmetic: Arithmetic) -> Bounded:
     """Return an element of an array: exactly what it is."""
     value = float(value)
     size = abs(value)
-    peak = max(1.0, size) if size else 0.0
     if not math.isfinite(size):
-        return Bounded(arithmetic, DIGITS.mpf(value), size, math.inf, math.inf, math.inf, 0, 0.0)
+        return Bounded(arithmetic, DIGITS.mpf(value), size, math.inf, math.inf, math.inf, 0, 1, 0.0)
     # A subnormal element may be flushed to zero before it is used.
     depth = 1 if 0.0 < size < arithmetic.tiny else 0
     grid = math.ldexp(1.0, 1 - value.as_integer_ratio()[1].bit_length()) if depth == 0 else 0.0
-    return Bounded(arithmetic, DIGITS.mpf(value), size, 0.0, 0.0, peak, depth, grid)
+    if not size:
+        return _zero(arithmetic, 1.0)
+    return Bounded(arithmetic, DIGITS.mpf(value), size, 0.0, 0.0, max(1.0, size), depth, 1, grid)
+
+
+def _zero(arithmetic: Arithmetic, peak: float) -> Bounded:
+    """Exactly 0, whatever it was multiplied by."""
+    return Bounded(arithmetic, DIGITS.zero, 0.0, 0.0, 0.0, peak, 0, 0, 1.0)
 
 
 def scalar(value: float, /, arithmetic: Arithmetic) -> Bounded:
@@ -232,20 +259,20 @@ def total(terms: Iterable[Number], /) -> Number:
         return sum(terms)
     arithmetic = first.arithmetic
     terms = [t if type(t) is Bounded else scalar(t, arithmetic) for t in terms]
-    live = [t for t in terms if t.peak != 0] or terms[:1]
+    live = [t for t in terms if t.terms or t.may_overflow] or terms[:1]
     if len(live) == 1:
         return live[0]
-    u, k = arithmetic.unit, len(live) - 1
-    magnitude, error = sum(t.magnitude for t in live), sum(t.error for t in live)
-    growth = k * u / (1 - k * u) if len(live) * u < 0.1 else math.inf
+    magnitude, among = sum(t.magnitude for t in live), sum(t.terms for t in live)
+    fresh = arithmetic.unit * magnitude
     return Bounded(
         arithmetic,
         DIGITS.fsum(t.value for t in live),
         magnitude,
-        error + growth * (magnitude + error),
-        sum(t.variance for t in live) + k * (u * magnitude) * (u * magnitude),
+        sum(t.error + arithmetic.growth(among - t.terms) * (t.magnitude + t.error) for t in live),
+        sum(t.variance for t in live) + (among - max(t.terms for t in live)) * fresh * fresh,
         sum(t.peak for t in live),
         max(t.depth for t in live) + 1,
+        among,
         min(t.grid for t in live),
     )
 
@@ -262,10 +289,12 @@ def settle(a: Number, /) -> Number:
 
 
 def _settled(a: Bounded) -> Bounded:
-    if not a.exact:
+    if a.bound or not a.exact:
         return a.formed(a.value, a.bound, a.variance)
     size = abs(float(a.value))
-    return Bounded(a.arithmetic, a.value, size, 0.0, 0.0, max(1.0, size) if size else 0.0, 0, a.grid)
+    if not size:
+        return _zero(a.arithmetic, 1.0)
+    return Bounded(a.arithmetic, a.value, size, 0.0, 0.0, max(1.0, size), 0, 1, a.grid)
 
 
 def allow(a: Number, roundings: int, /) -> Number:
@@ -274,6 +303,14 @@ def allow(a: Number, roundings: int, /) -> Number:
         return a
     fresh = roundings * a.arithmetic.unit * (a.magnitude + a.error)
     return replace(a, error=a.error + fresh, variance=a.variance + fresh * fresh, grid=0.0)
+
+
+def either(a: Number, b: Number, /) -> Number:
+    """Return *a*, which another correct formula computes as *b*: whichever of the two may be off further."""
+    if not (isinstance(a, Bounded) and isinstance(b, Bounded)):
+        return a
+    widest = {name: max(getattr(a, name), getattr(b, name)) for name in ("magnitude", "error", "variance", "peak")}
+    return replace(a, **widest, depth=max(a.depth, b.depth), terms=max(a.terms, b.terms), grid=min(a.grid, b.grid))
 
 
 def rounded(a: Number, arithmetic: Arithmetic, /) -> Number:

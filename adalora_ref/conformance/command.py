@@ -312,7 +312,7 @@ def mutate(options: Options, console: Console) -> int:
     cases, checks, seed = PRESETS[options.preset], VARIANT_CHECKS[options.preset], options.seed
     mistakes = [d for d in DEVIATIONS if not options.stages or d.stage in options.stages]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        hunted = mutants.hunt(mistakes, cases=cases, seed=seed)
+        hunted = mutants.hunt(mistakes, cases=cases, seed=seed, dtypes=options.dtypes)
         hunts = tuple(progress.track(hunted, len(mistakes), description="mistakes"))
         tried = () if options.stages else mutants.try_variants(checks=checks, seed=seed)
         trials = tuple(progress.track(tried, len(VARIANTS), description="variants"))

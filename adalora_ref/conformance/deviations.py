@@ -12,12 +12,14 @@ from typing import Any
 import adalora_ref
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.mistakes_in_adamw import IN_ADAMW
+from adalora_ref.conformance.mistakes_in_importance import IN_IMPORTANCE
 from adalora_ref.conformance.mistakes_in_layers import IN_LAYERS
 from adalora_ref.conformance.mistakes_in_pruning import IN_PRUNING
 from adalora_ref.conformance.mistakes_in_training import IN_TRAINING
 from adalora_ref.convention import SPEC, Convention
 
-DEVIATIONS: tuple[Deviation, ...] = (*IN_LAYERS, *IN_PRUNING, *IN_TRAINING)
+DEVIATIONS: tuple[Deviation, ...] = (*IN_LAYERS, *IN_IMPORTANCE, *IN_PRUNING, *IN_ADAMW, *IN_TRAINING)
 
 
 def reference(rules: Convention = SPEC) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -193,7 +194,24 @@ def train_step(i: Inputs, lane: Lane) -> Expectation:
     counts, threshold = dict.fromkeys(masks, 0), None if report["threshold"] is None else 0.0
     shares = {name: np.zeros(mask.shape, NUMPY_DTYPES[lane.wide]) for name, mask in masks.items()}
     like = StepReport(0, 0.0, 0.0, 0, counts, counts, threshold, masks, masks, shares)
-    return expected((state, report), {"state": i["state"], "report": like})
+    found = expected((state, report), {"state": i["state"], "report": like})
+    return dict(sorted(found.items(), key=lambda item: _place(item[0])))
+
+
+STEP_ORDER = (
+    r"\[report\]\.(step|loss|penalty)\b",
+    r"\[state\]\.optimizer",
+    r"\[state\]\.factors.*\.[BA]",
+    r"\[state\]\.importance",
+    r"\[report\]\.(penalty_share|budget|threshold)",
+    r"\[state\]\.masks",
+    "",
+)
+"""The results of a step in the order in which Algorithm 1 computes them: s comes last, since the mask makes it."""
+
+
+def _place(path: str) -> int:
+    return next(place for place, pattern in enumerate(STEP_ORDER) if re.match(pattern, path))
 
 
 def _decided(state: Any) -> bool:

@@ -7,9 +7,13 @@ from typing import Any, NamedTuple
 
 
 class Deviation(NamedTuple):
-    """One known mistake or convention: a name, the function it sits in, a sentence, and what it computes."""
+    """One known mistake or convention: a name, the function it sits in, a sentence, and what it computes.
+
+    `equivalent` says why what looks like a difference is none: such an entry must pass every check.
+    """
 
     name: str
     stage: str
     says: str
     function: Callable[..., Any]
+    equivalent: str = ""

@@ -142,6 +142,17 @@ def _without_diagonal(gram: Any) -> Any:
     return gram - np.diag(np.diag(gram))
 
 
+def _from_orthonormal_columns(factors: Factors, rng: Any, std: float) -> Factors:
+    B, s, A = factors
+    return Factors(np.linalg.qr(B)[0] if s.shape[0] <= B.shape[0] else B, s, A)
+
+
+def _gap_transposed(factors: Factors, /) -> Any:
+    B, s, A = factors
+    P, Q = (gram - np.eye(s.shape[0], dtype=s.dtype) for gram in _grams(factors))
+    return (P * P).sum() + (Q * Q).sum(), Factors(4 * B @ P.T, 0 * s, 4 * Q.T @ A)
+
+
 IN_LAYERS: tuple[Deviation, ...] = (
     Deviation(
         "s_starts_at_one",
@@ -179,6 +190,18 @@ IN_LAYERS: tuple[Deviation, ...] = (
         "init_factors",
         "B starts at zero, as in LoRA",
         _init(lambda f, rng, std: Factors(0 * f.B, f.s, f.A)),
+    ),
+    Deviation(
+        "B_starts_orthonormal",
+        "init_factors",
+        "B starts with orthonormal columns, the Q of a QR decomposition of what is drawn",
+        _init(_from_orthonormal_columns),
+    ),
+    Deviation(
+        "all_are_standard_normal",
+        "init_factors",
+        "B, A and s are standard normal, so that ΔW is not zero, as PEFT's init_lora_weights=False has it",
+        _init(lambda f, rng, std: Factors(f.B / std, rng.standard_normal(f.s.shape), f.A / std)),
     ),
     Deviation(
         "scale_is_not_applied",
@@ -392,6 +415,13 @@ IN_LAYERS: tuple[Deviation, ...] = (
         "orthogonality_penalty",
         "the diagonals of BᵀB and AAᵀ are left out: orthogonal, but not of unit length",
         _of_grams(_without_diagonal),
+    ),
+    Deviation(
+        "gap_is_transposed",
+        "orthogonality_penalty",
+        "the gradient multiplies by the transpose of BᵀB − I",
+        _gap_transposed,
+        equivalent="BᵀB − I is symmetric",
     ),
     Deviation("penalty_of_B_alone", "orthogonality_penalty", "A is left out of the penalty", _of_B_alone),
     Deviation(

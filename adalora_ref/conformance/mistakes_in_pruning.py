@@ -1,4 +1,4 @@
-"""Known mistakes in pruning: importance, scores, schedule, selection, masks, and the optimiser.
+"""Known mistakes in pruning: schedule, selection, and masks.
 
 Each is a drop-in for the public function of its stage, on NumPy arrays, written from the reference with the one
 difference that its sentence states.
@@ -16,94 +16,7 @@ import numpy as np
 import adalora_ref as ref
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.convention import allocate_above_threshold, allocates_as_peft, allocates_as_released, budget_in_doubles
-from adalora_ref.factors import Factors, map_factors
-from adalora_ref.importance import Importance, per_triplet
-
-
-def _uncertainty_uses_previous_mean(
-    state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float
-) -> Importance:
-    mean, _ = ref.update_importance(state, w, g, beta1=beta1, beta2=beta2)
-    return Importance(mean, _deviation(state, state.sensitivity, w, g, beta2))
-
-
-def _deviation(state: Importance, mean: Factors, w: Factors, g: Factors, beta2: float) -> Factors:
-    return map_factors(
-        lambda U, m, w, g: (beta2 * U + (1 - beta2) * abs(abs(w * g) - m)).astype(U.dtype),
-        state.uncertainty,
-        mean,
-        w,
-        g,
-    )
-
-
-def _averages_start_at_first_value(
-    state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float
-) -> Importance:
-    fresh = all(not a.any() for held in state for a in held)
-    first = Importance(
-        map_factors(lambda U, w, g: abs(w * g).astype(U.dtype), state.uncertainty, w, g), state.uncertainty
-    )
-    return ref.update_importance(first if fresh else state, w, g, beta1=beta1, beta2=beta2)
-
-
-def _sensitivity_is_signed(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
-    def mean(average: Any, w: Any, g: Any) -> Any:
-        return (beta1 * average + (1 - beta1) * w * g).astype(average.dtype)
-
-    sensitivity = map_factors(mean, state.sensitivity, w, g)
-    deviation = map_factors(
-        lambda U, m, w, g: (beta2 * U + (1 - beta2) * abs(w * g - m)).astype(U.dtype),
-        state.uncertainty,
-        sensitivity,
-        w,
-        g,
-    )
-    return Importance(sensitivity, deviation)
-
-
-def _sensitivity_ignores_weight(
-    state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float
-) -> Importance:
-    return ref.update_importance(state, map_factors(np.ones_like, w), g, beta1=beta1, beta2=beta2)
-
-
-def _sensitivity_is_gradient_squared(
-    state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float
-) -> Importance:
-    return ref.update_importance(state, g, g, beta1=beta1, beta2=beta2)
-
-
-def _betas_weigh_the_new_value(
-    state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float
-) -> Importance:
-    def mean(average: Any, w: Any, g: Any) -> Any:
-        return ((1 - beta1) * average + beta1 * abs(w * g)).astype(average.dtype)
-
-    sensitivity = map_factors(mean, state.sensitivity, w, g)
-    return Importance(sensitivity, _deviation(state, sensitivity, w, g, 1 - beta2))
-
-
-def _betas_are_swapped(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
-    return ref.update_importance(state, w, g, beta1=beta2, beta2=beta1)
-
-
-def _deviation_is_squared(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
-    mean, _ = ref.update_importance(state, w, g, beta1=beta1, beta2=beta2)
-
-    def square(U: Any, m: Any, w: Any, g: Any) -> Any:
-        return (beta2 * U + (1 - beta2) * (abs(w * g) - m) ** 2).astype(U.dtype)
-
-    return Importance(mean, map_factors(square, state.uncertainty, mean, w, g))
-
-
-def _elements(state: Importance, f: Callable[[Any, Any], Any]) -> Any:
-    return per_triplet(map_factors(f, *state))
-
-
-def _scores_add_over_the_triplet(state: Importance, /) -> Any:
-    B, s, A = map_factors(lambda mean, deviation: mean * deviation, *state)
-    return s + B.sum(axis=0) + A.sum(axis=1)
+from adalora_ref.factors import Factors
 
 
 def linear_schedule(schedule: ref.BudgetSchedule, step: int, /) -> int:
@@ -172,72 +85,6 @@ def _prune_inverted(factors: Factors, keep: Any, /) -> Factors:
     return ref.prune(factors, ~keep)
 
 
-def _adamw(**altered: Any) -> Callable[..., Any]:
-    """AdamW with some of its arguments altered."""
-
-    def step(weights: Factors, grads: Factors, state: Any, /, **options: Any) -> Any:
-        return ref.adamw_step(weights, grads, state, **{**options, **altered})
-
-    return step
-
-
-def _decay_in_the_gradient(
-    weights: Factors, grads: Factors, state: Any, /, *, weight_decay: float = 0.0, **options: Any
-) -> Any:
-    coupled = map_factors(lambda w, g: g + weight_decay * w, weights, grads)
-    return ref.adamw_step(weights, coupled, state, **options)
-
-
-def _no_bias_correction(
-    weights: Factors, grads: Factors, state: Any, /, *, learning_rate: float, weight_decay: float = 0.0
-) -> Any:
-    _, moments = ref.adamw_step(weights, grads, state, learning_rate=learning_rate)
-    moved = map_factors(
-        lambda w, m, v: ((1 - learning_rate * weight_decay) * w - learning_rate * m / (v**0.5 + 1e-8)).astype(w.dtype),
-        weights,
-        moments.first,
-        moments.second,
-    )
-    return moved, moments
-
-
-def _averages_start_at_one(like: Factors, /) -> Importance:
-    return Importance(*(map_factors(np.ones_like, held) for held in ref.init_importance(like)))
-
-
-def _sensitivity_of_the_sum(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
-    B, s, A = map_factors(lambda w, g: w * g, w, g)
-    summed = Factors(np.sum(B, axis=0) + 0 * B, s, np.sum(A, axis=1)[:, None] + 0 * A)
-    return ref.update_importance(state, map_factors(np.ones_like, w), summed, beta1=beta1, beta2=beta2)
-
-
-def _not_smoothed(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
-    def now(average: Any, w: Any, g: Any) -> Any:
-        return abs(w * g).astype(average.dtype)
-
-    sensitivity = map_factors(now, state.sensitivity, w, g)
-    return Importance(sensitivity, _deviation(state, sensitivity, w, g, beta2))
-
-
-def _deviation_not_smoothed(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
-    return ref.update_importance(state, w, g, beta1=beta1, beta2=0.0)
-
-
-def _scores_multiply_B_and_A(state: Importance, /) -> Any:
-    B, s, A = map_factors(lambda mean, deviation: mean * deviation, *state)
-    return s + B.mean(axis=0) * A.mean(axis=1)
-
-
-def _scores_of_means(state: Importance, /) -> Any:
-    means = [(held.B.mean(axis=0), held.s, held.A.mean(axis=1)) for held in state]
-    return sum(mean * deviation for mean, deviation in zip(*means, strict=True))
-
-
-def _scores_average_all_entries(state: Importance, /) -> Any:
-    sizes = state.sensitivity.B.shape[0] + state.sensitivity.A.shape[1] + 1
-    return _scores_add_over_the_triplet(state) / sizes
-
-
 def _power(exponent: int) -> Callable[..., int]:
     """The schedule with another exponent than 3."""
 
@@ -286,149 +133,32 @@ def _compress_keeps_the_first(factors: Factors, keep: Any, /) -> Factors:
     return ref.compress(factors, np.arange(keep.size) < keep.sum())
 
 
-def _step_counted_from(shift: int) -> Callable[..., Any]:
-    """AdamW whose bias correction counts from another step."""
-
-    def step(weights: Factors, grads: Factors, state: Any, /, **options: Any) -> Any:
-        moved, after = ref.adamw_step(weights, grads, state._replace(steps=state.steps + shift), **options)
-        return moved, after._replace(steps=after.steps - shift)
-
-    return step
-
-
-def _epsilon_inside_the_root(
-    weights: Factors, grads: Factors, state: Any, /, *, learning_rate: float, weight_decay: float = 0.0
-) -> Any:
-    _, after = ref.adamw_step(weights, grads, state, learning_rate=learning_rate)
-    first, second = 1 - 0.9**after.steps, 1 - 0.999**after.steps
-
-    def move(w: Any, m: Any, v: Any) -> Any:
-        return (
-            (1 - learning_rate * weight_decay) * w - learning_rate * (m / first) / (v / second + 1e-8) ** 0.5
-        ).astype(w.dtype)
-
-    return map_factors(move, weights, after.first, after.second), after
+def _geometric(schedule: ref.BudgetSchedule, step: int, /) -> int:
+    window = schedule.end_of_pruning - schedule.warmup
+    done = min(max(step - schedule.warmup, 0), window) / window
+    if done in {0.0, 1.0} or not schedule.initial:
+        return schedule.target if done == 1.0 else schedule.initial
+    fraction: float = (schedule.target / schedule.initial) ** done
+    return math.floor(schedule.initial * fraction)
 
 
-def _decay_without_the_rate(
-    weights: Factors, grads: Factors, state: Any, /, *, learning_rate: float, weight_decay: float = 0.0
-) -> Any:
-    decay = weight_decay / learning_rate
-    return ref.adamw_step(weights, grads, state, learning_rate=learning_rate, weight_decay=decay)
+def _per_matrix_but_one(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    keep, whole = {}, sum(len(v) for v in scores.values())
+    for name, value in scores.items():
+        share = min(len(value), max(1, budget * len(value) // whole))
+        keep.update(ref.allocate({name: value}, share))
+    return keep
+
+
+def _nan_is_kept(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    return ref.allocate({n: np.nan_to_num(v, nan=math.inf) for n, v in scores.items()}, budget, cost=cost)
+
+
+def _compared_as_doubles(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    return ref.allocate({name: value.astype(np.float64) for name, value in scores.items()}, budget, cost=cost)
 
 
 IN_PRUNING: tuple[Deviation, ...] = (
-    Deviation(
-        "averages_start_at_one", "init_importance", "Ī and Ū start at one instead of at zero", _averages_start_at_one
-    ),
-    Deviation(
-        "uncertainty_uses_previous_mean",
-        "update_importance",
-        "Ū is computed from Ī before this step's update",
-        _uncertainty_uses_previous_mean,
-    ),
-    Deviation(
-        "averages_start_at_first_value",
-        "update_importance",
-        "Ī starts at the first sensitivity instead of at zero",
-        _averages_start_at_first_value,
-    ),
-    Deviation(
-        "sensitivity_is_signed",
-        "update_importance",
-        "the sensitivity is w · g without the absolute value",
-        _sensitivity_is_signed,
-    ),
-    Deviation(
-        "sensitivity_ignores_the_weight",
-        "update_importance",
-        "the sensitivity is |g| instead of |w · g|",
-        _sensitivity_ignores_weight,
-    ),
-    Deviation(
-        "sensitivity_is_gradient_squared",
-        "update_importance",
-        "the sensitivity is g², a diagonal Fisher information",
-        _sensitivity_is_gradient_squared,
-    ),
-    Deviation(
-        "betas_weigh_the_new_value",
-        "update_importance",
-        "β weighs the new value and 1 − β the old one",
-        _betas_weigh_the_new_value,
-    ),
-    Deviation(
-        "betas_are_swapped",
-        "update_importance",
-        "β1 smooths the uncertainty and β2 the sensitivity",
-        _betas_are_swapped,
-    ),
-    Deviation(
-        "deviation_is_squared", "update_importance", "Ū averages (I − Ī)² instead of |I − Ī|", _deviation_is_squared
-    ),
-    Deviation(
-        "sensitivity_of_the_sum",
-        "update_importance",
-        "an entry of B or A gets |Σ w · g| over its triplet instead of its own |w · g|",
-        _sensitivity_of_the_sum,
-    ),
-    Deviation(
-        "sensitivity_is_not_smoothed", "update_importance", "Ī is this step's |w · g|, without β1", _not_smoothed
-    ),
-    Deviation(
-        "uncertainty_is_not_smoothed",
-        "update_importance",
-        "Ū is this step's |I − Ī|, without β2",
-        _deviation_not_smoothed,
-    ),
-    Deviation(
-        "scores_add_mean_and_uncertainty",
-        "triplet_scores",
-        "an entry's score is Ī + Ū instead of Ī · Ū",
-        lambda state: _elements(state, lambda mean, deviation: mean + deviation),
-    ),
-    Deviation(
-        "scores_without_uncertainty",
-        "triplet_scores",
-        "an entry's score is Ī alone",
-        lambda state: _elements(state, lambda mean, deviation: mean),
-    ),
-    Deviation(
-        "scores_of_s_alone",
-        "triplet_scores",
-        "a triplet's score is its s-term alone, without B and A",
-        lambda state: state.sensitivity.s * state.uncertainty.s,
-    ),
-    Deviation(
-        "scores_add_over_the_triplet",
-        "triplet_scores",
-        "the entries of B and A are added up instead of averaged",
-        _scores_add_over_the_triplet,
-    ),
-    Deviation(
-        "scores_multiply_B_and_A",
-        "triplet_scores",
-        "the means over B and A are multiplied instead of added",
-        _scores_multiply_B_and_A,
-    ),
-    Deviation(
-        "scores_of_means",
-        "triplet_scores",
-        "Ī and Ū are averaged over the triplet first and multiplied then",
-        _scores_of_means,
-    ),
-    Deviation(
-        "scores_average_all_entries",
-        "triplet_scores",
-        "a triplet's score is the mean over all its d_out + 1 + d_in entries",
-        _scores_average_all_entries,
-    ),
-    Deviation(
-        "scores_without_s",
-        "triplet_scores",
-        "the term of s is left out",
-        lambda state: ref.triplet_scores(state) - state.sensitivity.s * state.uncertainty.s,
-    ),
     Deviation("warmup_includes_t_i", "phase_at", "t = t_i is still warm-up", _warmup_includes_t_i),
     Deviation("last_phase_begins_later", "phase_at", "t = T − t_f is still pruning", _final_begins_later),
     Deviation("linear_schedule", "budget_at", "the budget falls linearly instead of as a cubic", linear_schedule),
@@ -462,6 +192,12 @@ IN_PRUNING: tuple[Deviation, ...] = (
         "budget_at",
         "warm-up includes t_i and the cubic is truncated from doubles, as LORALIB and PEFT do",
         budget_in_doubles,
+    ),
+    Deviation(
+        "geometric_schedule",
+        "budget_at",
+        "the budget falls by the same fraction at every step instead of as a cubic",
+        _geometric,
     ),
     Deviation(
         "interval_counts_from_zero",
@@ -514,6 +250,26 @@ IN_PRUNING: tuple[Deviation, ...] = (
         "each matrix keeps its share of the budget, instead of all competing for one",
         allocate_per_matrix,
     ),
+    Deviation(
+        "budget_per_matrix_with_at_least_one",
+        "allocate",
+        "each matrix keeps its share of the budget, and at least one triplet",
+        _per_matrix_but_one,
+    ),
+    Deviation(
+        "nan_scores_are_kept",
+        "allocate",
+        "a NaN counts as the largest score, as with kthvalue",
+        _nan_is_kept,
+        equivalent="scores must be finite: a NaN is refused before anyone is chosen",
+    ),
+    Deviation(
+        "scores_are_compared_as_doubles",
+        "allocate",
+        "scores are compared with a threshold in float64",
+        _compared_as_doubles,
+        equivalent="widening is exact and keeps the order",
+    ),
     Deviation("keeps_the_worst", "allocate", "the lowest scores are kept", keep_the_worst),
     Deviation(
         "skips_what_does_not_fit",
@@ -561,34 +317,5 @@ IN_PRUNING: tuple[Deviation, ...] = (
         "compress",
         "the kept triplets are removed, the dropped ones stay",
         lambda factors, keep, /: ref.compress(factors, ~keep),
-    ),
-    Deviation(
-        "steps_start_at_one",
-        "init_adamw",
-        "one step is counted before any was made",
-        lambda like, /: ref.init_adamw(like)._replace(steps=1),
-    ),
-    Deviation(
-        "decay_in_the_gradient",
-        "adamw_step",
-        "weight decay is added to the gradient (Adam with L2) instead of decoupled",
-        _decay_in_the_gradient,
-    ),
-    Deviation("no_bias_correction", "adamw_step", "the moments are used without bias correction", _no_bias_correction),
-    Deviation("adam_beta2_is_0.99", "adamw_step", "β2 is 0.99 instead of 0.999", _adamw(beta2=0.99)),
-    Deviation("epsilon_inside_the_root", "adamw_step", "ε is added under the root", _epsilon_inside_the_root),
-    Deviation("epsilon_is_1e-6", "adamw_step", "ε is 1e-6 instead of 1e-8", _adamw(epsilon=1e-6)),
-    Deviation("decay_is_left_out", "adamw_step", "the weights do not decay", _adamw(weight_decay=0.0)),
-    Deviation(
-        "decay_without_the_rate",
-        "adamw_step",
-        "the decay is not multiplied by the learning rate",
-        _decay_without_the_rate,
-    ),
-    Deviation(
-        "bias_correction_runs_ahead",
-        "adamw_step",
-        "the bias correction counts one step too many",
-        _step_counted_from(1),
     ),
 )

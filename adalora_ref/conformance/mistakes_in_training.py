@@ -72,8 +72,65 @@ def _summed(state: TrainState, batch: Any, network: Any, config: Any, /, *, conv
         value, gradient = network.loss(output, target)
         return value * len(batch), gradient * len(batch)
 
-    parts = {"weights": network.weights, "forward": network.forward, "backward": network.backward, "loss": loss}
-    return ref.train_step(state, batch, SimpleNamespace(**parts), config, convention=convention)
+    return ref.train_step(state, batch, _with_parts(network, loss=loss), config, convention=convention)
+
+
+def _with_parts(network: Any, **replaced: Callable[..., Any]) -> Any:
+    """The network with some of its functions replaced."""
+    parts = {"weights": network.weights, "forward": network.forward, "backward": network.backward, "loss": network.loss}
+    return SimpleNamespace(**{**parts, **replaced})
+
+
+def _masked_in_forward(
+    state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC
+) -> Any:
+    def forward(x: Any, factors: Any, scales: Any) -> Any:
+        return network.forward(x, {n: ref.prune(f, state.masks[n]) for n, f in factors.items()}, scales)
+
+    def backward(doutput: Any, cache: Any) -> Any:
+        grads = network.backward(doutput, cache)
+        return {n: Factors(g.B, g.s * state.masks[n], g.A) for n, g in grads.items()}
+
+    masked = _with_parts(network, forward=forward, backward=backward)
+    return ref.train_step(state, batch, masked, config, convention=convention)
+
+
+def _optimiser_after_the_mask(
+    state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC
+) -> Any:
+    clipped: list[Factors] = []
+
+    def watched(*parts: Factors) -> tuple[Factors, Factors]:
+        clipped.append(parts[3])
+        return convention.sensitivity(*parts)
+
+    after, report = _under(sensitivity=watched)(state, batch, network, config, convention=convention)
+    t = state.step + convention.first_step
+    if not (convention.allocates(config.schedule, t) or t > config.schedule.end_of_pruning):
+        return after, report
+    rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
+    moved = {
+        n: ref.adamw_step(ref.prune(f, after.masks[n]), g, state.optimizer[n], **rates)[0]
+        for (n, f), g in zip(state.factors.items(), clipped, strict=True)
+    }
+    return after._replace(factors=moved), report
+
+
+def _permanent(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+    def among_the_living(scores: Any, budget: int, /, *, cost: Any = None) -> Any:
+        alive = {n: value[state.masks[n]] for n, value in scores.items()}
+        kept = ref.allocate(alive, min(budget, sum(map(len, alive.values()))), cost=cost)
+        masks = {n: mask.copy() for n, mask in state.masks.items()}
+        for n, mask in masks.items():
+            mask[mask] = kept[n]
+        return masks
+
+    return _under(allocate=among_the_living)(state, batch, network, config, convention=convention)
+
+
+def _stale(state: TrainState, batch: Any, network: Any, config: Any, /, *, convention: Convention = SPEC) -> Any:
+    before = iter([ref.triplet_scores(held) for held in state.importance.values()])
+    return _under(score=lambda *_: next(before))(state, batch, network, config, convention=convention)
 
 
 def _unmasked(state: TrainState, batch: Any, network: Any, config: Any, convention: Convention) -> TrainState:
@@ -142,6 +199,11 @@ def _masked_always(before: TrainState, after: TrainState, due: bool, t: int, con
 def _emptied(factors: Factors, keep: Any) -> Factors:
     B, s, A = factors
     return Factors(B * keep, s * keep, A * keep[:, None])
+
+
+def _averages_reset(before: TrainState, after: TrainState, due: bool, t: int, config: Any) -> TrainState:  # noqa: FBT001
+    fresh = {name: ref.init_importance(f) for name, f in after.factors.items()}
+    return after._replace(importance=fresh) if due else after
 
 
 def _moments_cleared(before: TrainState, after: TrainState, due: bool, t: int, config: Any) -> TrainState:  # noqa: FBT001
@@ -223,6 +285,24 @@ IN_TRAINING: tuple[Deviation, ...] = (
                _under(score=_s_times_lengths)),
     _deviation("score_is_product_of_lengths", "a triplet is scored by ‖B_i‖ · ‖A_i‖",
                _under(score=_product_of_lengths)),
+    _deviation("mask_in_the_forward_pass", "the mask multiplies s in the forward pass, so that a dropped triplet never "
+               "acts between allocations", _masked_in_forward),
+    _deviation("masked_before_the_optimiser", "the mask is applied before the optimiser's step, which revives what was "
+               "zeroed", _optimiser_after_the_mask),
+    _deviation("pruning_is_permanent", "a dropped triplet is never considered again", _permanent),
+    _deviation("averages_are_reset_by_an_allocation", "Ī and Ū start again from zero after each allocation",
+               _then(_averages_reset)),
+    _deviation("mask_from_stale_scores", "the allocation scores by the averages before this step's update", _stale),
+    _deviation("loss_scale_is_forgotten", "the sensitivity is made of a gradient that is still multiplied by the loss "
+               "scale, here 65536", _under(sensitivity=lambda before, gradient, after, clipped: (
+                   before, map_factors(lambda g: 65536 * g, gradient)))),
+    _deviation("last_micro_batch_alone", "the step is made on the last micro-batch, the others are lost",
+               lambda state, batch, network, config, /, *, convention=SPEC: ref.train_step(
+                   state, batch[-1:], network, config, convention=convention)),
+    _deviation("score_of_s_alone_in_training", "a triplet's score is its s-term alone, without B and A",
+               _under(score=lambda held, _: held.sensitivity.s * held.uncertainty.s)),
+    _deviation("no_allocation_at_the_end_in_training", "no allocation is made at T − t_f", _under(
+        allocates=lambda schedule, t: ref.allocates_at(schedule, t) and t != schedule.end_of_pruning)),
     _deviation("linear_schedule_in_training", "the budget falls linearly instead of as a cubic",
                _under(budget=linear_schedule)),
 )  # fmt: skip

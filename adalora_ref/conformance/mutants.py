@@ -43,6 +43,11 @@ class Hunt(NamedTuple):
         return self.own.verdict is Verdict.FAIL
 
     @property
+    def counts(self) -> bool:
+        """Whether it is a mistake, and none that only looks like one."""
+        return not self.mistake.equivalent
+
+    @property
     def named(self) -> bool:
         """Whether the diagnosis names the entry and no other."""
         return self.own.diagnosis.startswith(f"matches `{self.mistake.name}` in all ")
@@ -66,12 +71,14 @@ class Trial(NamedTuple):
         return sum(check.verdict is Verdict.FAIL for row in self.rows for check in row.checks)
 
 
-def hunt(mistakes: Sequence[Deviation] = DEVIATIONS, *, cases: int, seed: int) -> Iterator[Hunt]:
+def hunt(
+    mistakes: Sequence[Deviation] = DEVIATIONS, *, cases: int, seed: int, dtypes: Sequence[str] = ()
+) -> Iterator[Hunt]:
     """Plant each of *mistakes* in the reference and run every stage that calls the function it sits in."""
     for mistake in mistakes:
         stages = [stage for stage in STAGES if mistake.stage in stage.needs]
         target = Target(mistake.name, planted(mistake))
-        yield Hunt(mistake, tuple(check_stages([target], stages, SPEC, cases=cases, seed=seed)))
+        yield Hunt(mistake, tuple(check_stages([target], stages, SPEC, dtypes=dtypes, cases=cases, seed=seed)))
 
 
 def try_variants(variants: Sequence[Variant] = VARIANTS, *, checks: int, seed: int) -> Iterator[Trial]:
@@ -90,9 +97,10 @@ def try_variants(variants: Sequence[Variant] = VARIANTS, *, checks: int, seed: i
 
 
 def holds(hunts: Sequence[Hunt], trials: Sequence[Trial]) -> bool:
-    """Whether every mistake was killed, enough of them were named, and no variant was failed."""
-    named = sum(h.named for h in hunts)
-    return all(h.killed for h in hunts) and named >= NAMED * len(hunts) and not any(t.false_alarms for t in trials)
+    """Whether every mistake was killed, enough of them were named, and nothing that is right was failed."""
+    counted = [h for h in hunts if h.counts]
+    named = sum(h.named for h in counted) >= NAMED * len(counted)
+    return named and all(h.killed is h.counts for h in hunts) and not any(t.false_alarms for t in trials)
 
 
 # WHAT IS SHOWN
@@ -103,10 +111,15 @@ def show(hunts: Sequence[Hunt], trials: Sequence[Trial], console: Console) -> No
     console.print(unwrapped(_matrix(hunts), console), soft_wrap=True)
     if trials:
         console.print(unwrapped(_variants(trials), console), soft_wrap=True)
-    killed, named = sum(h.killed for h in hunts), sum(h.named for h in hunts)
+    counted = [h for h in hunts if h.counts]
+    killed, named = sum(h.killed for h in counted), sum(h.named for h in counted)
     alarms, checks = sum(t.false_alarms for t in trials), sum(t.checks for t in trials)
-    console.print(f"\n{killed} of {len(hunts)} mistakes killed at the stage that their entry names")
-    console.print(f"{named} of {len(hunts)} named by the diagnosis, and by that name alone")
+    console.print(f"\n{killed} of {len(counted)} mistakes killed at the stage that their entry names")
+    console.print(f"{named} of {len(counted)} named by the diagnosis, and by that name alone")
+    for unnamed in (h for h in counted if h.killed and not h.named):
+        console.print(Text(f"{unnamed.mistake.name}: {unnamed.own.diagnosis or 'no diagnosis'}"), soft_wrap=True)
+    if len(counted) < len(hunts):
+        console.print(f"{len(hunts) - len(counted)} more are equivalent, and not counted")
     for line in (f"{t.variant.name} was not tried: {t.absent}" for t in trials if t.absent):
         console.print(Text(line), soft_wrap=True)
     tried = sum(not t.absent for t in trials)
@@ -121,9 +134,11 @@ def _matrix(hunts: Iterable[Hunt]) -> Table:
     table = Table("mistake", "killed by (checks failed of those run)", "diagnosis", box=None, pad_edge=False)
     for held in hunts:
         failed = [f"{row.stage} {_failed(row)}/{row.run}" for row in held.rows if row.verdict is Verdict.FAIL]
-        style = "green" if held.killed and held.named else "bold red"
-        said = "named" if held.named else held.own.diagnosis or "none"
-        table.add_row(held.mistake.name, Text(", ".join(failed) or "SURVIVED", style=style), Text(said))
+        style = "green" if held.killed is held.counts and held.named is held.counts else "bold red"
+        outcome, said = ", ".join(failed) or "SURVIVED", "named" if held.named else held.own.diagnosis or "none"
+        if not held.counts:
+            outcome, said = ", ".join(failed) or "none, as it should be", f"equivalent: {held.mistake.equivalent}"
+        table.add_row(held.mistake.name, Text(outcome, style=style), Text(said))
     return table
 
 
@@ -141,7 +156,7 @@ def _failed(row: Row) -> int:
 
 
 def write(hunts: Sequence[Hunt], trials: Sequence[Trial], path: Path) -> None:
-    """Write the whole matrix as JSON: for every mistake and stage the checks that failed and those that ran."""
+    """Write the whole matrix as JSON: for every mistake the verdict of every check, and by stage how many failed."""
     plain: dict[str, Any] = {
         "mistakes": [
             {
@@ -151,7 +166,9 @@ def write(hunts: Sequence[Hunt], trials: Sequence[Trial], path: Path) -> None:
                 "killed": h.killed,
                 "named": h.named,
                 "diagnosis": h.own.diagnosis,
+                "equivalent": h.mistake.equivalent,
                 "failed": {row.stage: [_failed(row), row.run] for row in h.rows},
+                "checks": {check.case: check.verdict for row in h.rows for check in row.checks},
             }
             for h in hunts
         ],

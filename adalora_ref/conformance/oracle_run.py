@@ -12,7 +12,7 @@ from adalora_ref import convention as core
 from adalora_ref.allocation import allocate
 from adalora_ref.budget import allocates_at, budget_at
 from adalora_ref.conformance import oracles
-from adalora_ref.conformance.bounds import Number, least, mean, settle, sqrt, tanh, total
+from adalora_ref.conformance.bounds import Number, allow, least, mean, settle, sqrt, tanh, total
 from adalora_ref.conformance.oracles import Matrix, Row, Triple, each, per_triplet
 from adalora_ref.factors import init_factors
 from adalora_ref.loss import cross_entropy, mean_square
@@ -162,7 +162,8 @@ def clip(gradient: Triples, clip_norm: Number, epsilon: Number) -> Triples:
     if clip_norm is None:
         return gradient
     entries = [g for B, s, A in gradient.values() for row in (*B, s, *A) for g in row]
-    factor = least(1, clip_norm / (sqrt(total(g * g for g in entries)) + epsilon))
+    square = allow(total(g * g for g in entries), 3)  # the norm of the matrices' norms rounds thrice more
+    factor = least(1, clip_norm / (sqrt(square) + epsilon))
     return {n: each(lambda g: g * factor, held) for n, held in gradient.items()}
 
 

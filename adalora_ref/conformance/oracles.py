@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 from adalora_ref.budget import BudgetSchedule
-from adalora_ref.conformance.bounds import Number, allow, exp, log, mean, power, settle, sqrt, total
+from adalora_ref.conformance.bounds import Number, allow, either, exp, log, mean, power, settle, sqrt, total
 
 Row: TypeAlias = list[Number]
 Matrix: TypeAlias = list[Row]
@@ -158,6 +158,7 @@ def orthogonality_norm(factors: Triple, /) -> tuple[Number, Triple]:
     gradients, norms = [], []
     for Z, dX in zip(_defects(factors), _pulled_back(factors), strict=True):
         norm = sqrt(total(settle(z) * settle(z) for row in Z for z in row))
+        norm = allow(norm, 2)  # max|z| · ‖Z / max|z|‖, which cannot overflow, divides and multiplies too
         gradients.append([[g / norm if norm else 0 for g in row] for row in dX])
         norms.append(norm)
     return total(norms), (gradients[0], [0 for _ in factors[1]], gradients[1])
@@ -196,11 +197,16 @@ def update_importance(
 
     def averages(I_bar: Number, U_bar: Number, w: Number, g: Number) -> tuple[Number, Number]:
         I = abs(w * g)
-        I_bar = total([beta1 * I_bar, (1 - beta1) * I])
-        return I_bar, total([beta2 * U_bar, (1 - beta2) * abs(I - I_bar)])
+        I_bar = _smoothed(beta1, I_bar, I)
+        return I_bar, _smoothed(beta2, U_bar, abs(I - I_bar))
 
     both = each(averages, *state, weights, grads)
     return each(lambda pair: pair[0], both), each(lambda pair: pair[1], both)
+
+
+def _smoothed(beta: Number, old: Number, new: Number) -> Number:
+    """Return β · old + (1 − β) · new; interpolation, old + (1 − β)(new − old), is the same but for rounding."""
+    return either(total([beta * old, (1 - beta) * new]), total([old, (1 - beta) * (new - old)]))
 
 
 def triplet_scores(state: tuple[Triple, Triple], /) -> Row:

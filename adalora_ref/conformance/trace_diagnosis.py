@@ -32,7 +32,7 @@ def explained(steps: Sequence[Step], judge: Judge, library: str) -> list[Row]:
 
 
 def _explained(row: Row, steps: Sequence[Step], judge: Judge, others: dict[str, dict[str, Verdict]]) -> Row:
-    matching = [d for d in DEVIATIONS if d.stage == row.stage and _matches(d, steps, judge)]
+    matching = [d for d in DEVIATIONS if d.stage == row.stage and not d.equivalent and _matches(d, steps, judge)]
     alike = tuple(name for name, verdicts in others.items() if verdicts[row.stage] is not Verdict.FAIL)
     names = ", ".join(f"`{d.name}`" for d in matching)
     says = "; or ".join(d.says for d in matching)

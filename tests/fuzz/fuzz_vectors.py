@@ -326,7 +326,7 @@ def main() -> int:
             attack, bench = ATTACKS[number % len(ATTACKS)], benches[number // len(ATTACKS) % len(benches)]
             began = time.process_time()
             try:
-                seen[f"{attack.__name__}: {attack(bench, random.Random(f'{options.seed}/{number}'))}"] += 1  # noqa: S311
+                seen[f"{attack.__name__}: {attack(bench, random.Random(f'{options.seed}/{number}'))}"] += 1
                 taken = time.process_time() - began
                 if taken > SECONDS:
                     raise FindingError(f"it took {taken:.1f} s")  # noqa: TRY301
