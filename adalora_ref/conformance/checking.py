@@ -18,7 +18,7 @@ from adalora_ref.conformance.expectations import Expectation, Undecided
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.seen import Seen, case_inputs, expectation
 from adalora_ref.conformance.stages import STAGES, Stage
-from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host, spoken
+from adalora_ref.conformance.target import CannotExpress, Lane, Target, TargetError, leaves, on_host, spoken
 from adalora_ref.conformance.verdict import Check, Divergence, Row, Verdict, compare, row
 from adalora_ref.convention import Convention
 
@@ -98,7 +98,9 @@ def _asked(
         stopped = (Verdict.NOT_RUN, 0.0, None, str(error))
     except OutOfTime:
         stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} took longer than {seconds:g} s {HUNG}")
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a target raises is a finding about it
+    except (TargetError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  whatever a target raises is a finding about it
         stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} raised {type(error).__name__}: {error}")
     else:
         return returned, host, (Verdict.FAIL, math.inf, None, wrong) if wrong else (), steady

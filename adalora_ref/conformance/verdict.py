@@ -73,6 +73,14 @@ class Check(NamedTuple):
     reason: str = ""
 
 
+class Growth(NamedTuple):
+    """How far a run lies from the reference's after a step, over the largest factor."""
+
+    lane: str
+    step: int
+    apart: float
+
+
 class Row(NamedTuple):
     """All checks of one stage."""
 
@@ -85,6 +93,8 @@ class Row(NamedTuple):
     """What is worth knowing whatever the verdict."""
     conventions: tuple[str, ...] = ()
     """Names of the other conventions under which a stage that failed is right."""
+    growth: tuple[Growth, ...] = ()
+    """Of a whole run."""
 
     @property
     def run(self) -> int:
