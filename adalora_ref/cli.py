@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,15 @@ def make_console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+@contextmanager
+def report_alone_on_stdout() -> Iterator[Console]:
+    """A console on standard output, to which nothing that a target prints is added: that goes to standard error."""
+    console = make_console()
+    console.file = sys.stdout
+    with redirect_stdout(sys.stderr):
+        yield console
 
 
 @click.group()
@@ -131,15 +140,17 @@ def digits(backend: str, convention: str, seed: int, seeds: int, out: Path | Non
 def verify(target: str | None, **options: Any) -> None:
     """Check TARGET against the mathematics; without one, the reference itself, and one planted mistake.
 
-    TARGET is package.module:object or package.module, found here or among what is installed; peft, the installed PEFT;
-    or exec:COMMAND, a program in any language. The exit status is 0 if it conforms, 1 if not, 2 for wrong usage, 3 if a
-    stage is inconclusive or a stage named by --require did not run. A defect that is found in PEFT makes it 1, a
-    convention does not.
+    TARGET is package.module:object or package.module, found here or among what is installed; exec:COMMAND, a program in
+    any language; trace:FILE, a recorded run; or peft, the installed PEFT.
+
+    The exit status is 0 if it conforms, 1 if not, 2 for wrong usage, 3 if a stage is inconclusive or a stage named by
+    --require did not run. A defect that is found in PEFT makes it 1, a convention does not.
     """
     with in_one_sentence():
         from adalora_ref.conformance import command
 
-        status = command.verify(target, command.Options(**options), make_console())
+        with report_alone_on_stdout() as console:
+            status = command.verify(target, command.Options(**options), console)
     raise SystemExit(status)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -53,19 +54,38 @@ def table_rows(page: str, heading: str) -> list[list[str]]:
     return rows
 
 
+def libraries_of(page: Path) -> list[str]:
+    """The optional libraries that the examples of a page import."""
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
+    return sorted(set(re.findall(r"^(?:import|from) (torch|jax)\b", code, re.MULTILINE)))
+
+
 def in_code_font(text: str) -> list[str]:
     """What stands between single backticks, outside of code blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
 @every_page
-def test_examples(page: Path) -> None:
+def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every example of a page gives what the page says, and a page that explains a computation has one."""
+    monkeypatch.chdir(tmp_path)  # some examples write files
+    for library in libraries_of(page):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"the examples of {name_of(page)} need {library}, which is not installed")
     examples = list(Document.parse(str(page), PythonCodeBlockParser()).examples())
     exempt = name_of(page) in EXPLAIN_NO_COMPUTATION or name_of(page.parent) in EXPLAIN_NO_COMPUTATION
     assert examples or exempt, f"{name_of(page)} has no example"
     for example in examples:
         example.evaluate()
+
+
+def test_pages_that_need_a_library_are_known() -> None:
+    """The pages on torch and JAX say by their imports what they need; the others need nothing optional."""
+    needed = {name_of(page): libraries_of(page) for page in PAGES}
+    assert {name: found for name, found in needed.items() if found} == {
+        "docs/verify/jax.md": ["jax"],
+        "docs/verify/torch.md": ["torch"],
+    }
 
 
 @every_page

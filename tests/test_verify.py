@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -256,121 +254,6 @@ def test_exit_statuses(verdicts: str, status: int) -> None:
     """1 where anything failed, 3 where a stage could not be decided or nothing ran at all, else 0."""
     rows = [Row(f"s{i}", "", Verdict[name], ()) for i, name in enumerate(verdicts.split())]
     assert exit_status(rows) == status
-
-
-# FAKES
-
-
-def changes_its_input(factors: Any, keep: Any, /) -> Any:
-    factors.s[~keep] = 0
-    return factors
-
-
-def returns_numpy_scalars(state: Any, /) -> Any:
-    return [float(x) for x in ref.triplet_scores(state)]
-
-
-FAKES = {
-    "zeros": ("triplet_scores", lambda state: np.zeros_like(state.sensitivity.s), "S["),
-    "NaN": ("triplet_scores", lambda state: np.full_like(state.sensitivity.s, np.nan), "S["),
-    "raises": ("triplet_scores", lambda state: 1 / 0, "raised ZeroDivisionError: division by zero"),
-    "exits": ("triplet_scores", lambda state: sys.exit(0), "raised SystemExit: 0"),
-    "shape": ("triplet_scores", lambda state: ref.triplet_scores(state)[:, None], "S must have shape ("),
-    "dtype": (
-        "triplet_scores",
-        lambda state: ref.triplet_scores(state).astype(np.float16),
-        "S must have dtype float64",
-    ),
-    "list": ("triplet_scores", returns_numpy_scalars, "the results lack S; beyond them stands S[0]"),
-    "changes its input": ("prune", changes_its_input, "the call changed its input factors.s"),
-    "misses a matrix": ("allocate", lambda scores, budget: {}, "the results lack keep[layer0]"),
-    "wrong number of results": ("adamw_step", lambda *a, **k: (1, 2, 3), "raised ValueError: too many values"),
-}
-
-
-@pytest.mark.parametrize("name", FAKES)
-def test_fakes_fail_for_what_they_are(name: str) -> None:
-    """Zeros, NaN, exceptions, wrong shapes, dtypes, names and changed inputs fail, and the reason says which."""
-    function, fake, reason = FAKES[name]
-    (row,) = check(target(**{function: fake}), function)
-    assert row.verdict is Verdict.FAIL
-    failed = row.first_failure
-    assert failed is not None
-    assert reason in (failed.divergence.where if failed.divergence else failed.reason)
-
-
-def test_a_target_that_hangs_is_interrupted() -> None:
-    """A call that takes too long fails with the limit as its reason; the others of its stage are listed as not run."""
-
-    def hangs(state: Any, /) -> Any:
-        try:
-            time.sleep(100)
-        except Exception:  # noqa: BLE001  a target may swallow what it can
-            time.sleep(100)
-
-    (row,) = check(target(triplet_scores=hangs), "triplet_scores", seconds=0.2)
-    assert (row.verdict, row.run, len(row.checks)) == (Verdict.FAIL, 1, 48)
-    assert row.checks[0].reason == "triplet_scores took longer than 0.2 s and was interrupted"
-    assert {held.reason for held in row.checks[1:]} == {"not tried, after a call that took too long"}
-
-
-def test_a_target_that_is_not_deterministic_is_warned_of() -> None:
-    """Results that differ between two calls with the same arguments are a warning, even where both are right."""
-    calls_made = itertools.count()
-
-    def unsteady(factors: Any, /, *, scale: float) -> Any:
-        B, s, A = factors
-        return scale * (B @ (s[:, None] * A)) if next(calls_made) % 2 else (scale * B * s) @ A
-
-    (row,) = check(target(increment=unsteady), "increment", dtypes=["float32"])
-    assert row.verdict is Verdict.WARN
-    warned = next(c for c in row.checks if c.verdict is Verdict.WARN)
-    assert warned.reason == "two calls with the same arguments returned different results"
-
-
-def test_a_result_must_stay_what_it_was() -> None:
-    """A target that writes every result into one buffer changes what it returned before, and fails for that."""
-    buffer = np.zeros(100)
-
-    def scores(state: Any, /) -> Any:
-        found = ref.triplet_scores(state)
-        view = buffer.astype(found.dtype, copy=False)[: len(found)]
-        view[:] = found
-        return view
-
-    (row,) = check(target(triplet_scores=scores), "triplet_scores", dtypes=["float64"])
-    assert row.first_failure is not None
-    assert row.first_failure.reason == "the call changed S that an earlier call returned"
-
-
-def test_results_of_another_library_fail() -> None:
-    """A target that takes arrays of one library and returns those of another fails."""
-
-    def on_the_host(state: Any, /) -> Any:
-        return np.asarray(ref.array.to_numpy(ref.triplet_scores(state)))
-
-    held = target(triplet_scores=on_the_host, array_library="array_api_strict")
-    (row,) = check(held, "triplet_scores")
-    assert row.first_failure is not None
-    assert row.first_failure.reason == "S must be an array of array_api_strict; got numpy.ndarray"
-
-
-def test_expected_values_come_after_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oracle is asked when the target has returned, so that a target cannot read the answer off the stack."""
-    order: list[str] = []
-    stage = stage_named("triplet_scores")
-
-    def expect(inputs: Any, lane: Any) -> Any:
-        order.append("oracle")
-        return stage.expect(inputs, lane)
-
-    def scores(state: Any, /) -> Any:
-        order.append("target")
-        return ref.triplet_scores(state)
-
-    list(check_stages([Target("t", target(triplet_scores=scores))], [stage._replace(expect=expect)], SPEC,
-                      dtypes=["float64"], cases=3, seed=5))  # fmt: skip
-    assert order == ["target", "target", "oracle", "target", "oracle", "target", "oracle"]  # the first is asked twice
 
 
 # WHAT DID NOT RUN

@@ -108,13 +108,13 @@ def asked(
         with target.limit(seconds):
             returned, host, wrong = _answer(stage, target, lane, inputs, seen)
             steady = not twice or bool(wrong) or _same(host, _answer(stage, target, lane, inputs, [])[1])
-    except TargetError:
+    except (TargetError, KeyboardInterrupt, GeneratorExit):
         raise
     except CannotExpress as error:
         stopped = (Verdict.NOT_RUN, 0.0, None, str(error))
     except OutOfTime:
         stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} took longer than {seconds:g} s {HUNG}")
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a target raises is a finding about it
+    except BaseException as error:  # noqa: BLE001  whatever a target raises is a finding about it
         stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} raised {type(error).__name__}: {error}")
     else:
         return returned, host, (Verdict.FAIL, math.inf, None, wrong) if wrong else (), steady

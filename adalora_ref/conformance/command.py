@@ -16,7 +16,8 @@ from rich.text import Text
 
 import adalora_ref
 from adalora_ref.array import LIBRARIES, backend
-from adalora_ref.conformance import mutants, scripted
+from adalora_ref.conformance import growth, mutants, own_run, scripted
+from adalora_ref.conformance.bad_input import Handed, hand_bad_input
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_stages, require_functions, require_library, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
@@ -28,6 +29,7 @@ from adalora_ref.conformance.report import Report, require_writable, show, write
 from adalora_ref.conformance.reproduction import FOLDER, Place, refusal
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Target, TargetError, load_target
+from adalora_ref.conformance.trace import Run
 from adalora_ref.conformance.trace_diagnosis import explained
 from adalora_ref.conformance.trace_file import read_trace
 from adalora_ref.conformance.variants import VARIANTS
@@ -117,7 +119,9 @@ def verify(spec: str | None, options: Options, console: Console) -> int:
         return verify_trace(Path(spec.removeprefix("trace:")), options, console)
     if spec == "adalora_ref":
         load = partial(_reference_on, options.rules().name, ["numpy"])
-        return _report(spec, load(), options, options.rules(), console, load=load, spec=spec).status
+        (held,) = load()
+        runs = _runs(held, options)
+        return _report(spec, [held], options, options.rules(), console, runs, load=load, spec=spec).status
     return verify_target(spec, options, console)
 
 
@@ -170,13 +174,16 @@ def verify_target(spec: str, options: Options, console: Console) -> int:
 def _runs(target: Target, options: Options) -> Iterator[Row]:
     """A whole training run, if the target has a training step and nothing less was asked for."""
     if target.function("train_step") and not options.stages:
-        yield scripted.check_run(target, options.rules(), seed=options.seed)
+        yield own_run.check_run(target, options.rules(), dtypes=options.dtypes, seed=options.seed)
 
 
 def verify_allocator(target: Target, options: Options, console: Console) -> int:
     """Check a stateful allocator, fed scripted weights and gradients for a whole schedule."""
-    rows = tuple(scripted.check_allocator(target, options.rules(), seed=options.seed))
-    return _shown(target.name, rows, options, options.rules(), console).status
+    rows = scripted.check_allocator(target, options.rules(), dtypes=options.dtypes, seed=options.seed)
+    refusal = scripted.hand_nan(target)
+    return _shown(
+        target.name, _asked_for(rows, options), options, options.rules(), console, bad_input=(refusal,)
+    ).status
 
 
 def verify_program(command: str, options: Options, console: Console) -> int:
@@ -189,8 +196,18 @@ def verify_trace(path: Path, options: Options, console: Console) -> int:
     """Check a run that another program recorded, each stage from the run's own inputs to it."""
     steps, judge = read_trace(path)
     judge = judge if options.convention is None else judge._replace(convention=options.rules())
-    rows = tuple(explained(steps, judge, "trace"))
-    return _shown(str(path), rows, options, judge.convention, console).status
+    if options.dtypes and judge.working not in options.dtypes:
+        raise ValueError(f"the trace {str(path)!r} is of {judge.working}; got --dtype {options.dtypes[0]}")
+    run = Run(tuple(steps), judge, "trace", judge.working)
+    first, *rows = explained([run])
+    grown = growth.of_trace(run)
+    first = first._replace(note="; ".join(filter(None, (first.note, growth.shown(grown)))), growth=grown)
+    return _shown(str(path), _asked_for([first, *rows], options), options, judge.convention, console).status
+
+
+def _asked_for(rows: Iterable[Row], options: Options) -> tuple[Row, ...]:
+    """The rows of a run that --stage names, or all."""
+    return tuple(row for row in rows if not options.stages or row.stage in options.stages)
 
 
 def _show_their_traceback(error: BaseException) -> None:
@@ -262,7 +279,8 @@ def _report(
     )
     rows = rows_of(plan, targets, load, options.jobs)
     checked = tuple(_with_progress(rows, more, stages, console))
-    return _shown(name, checked, options, rules, console, tuple(findings))
+    found, refusals = tuple(findings), hand_bad_input(targets[0], options.stages)
+    return _shown(name, checked, options, rules, console, findings=found, bad_input=refusals)
 
 
 def _shown(
@@ -271,7 +289,9 @@ def _shown(
     options: Options,
     rules: Convention,
     console: Console,
+    *,
     findings: tuple[Finding, ...] = (),
+    bad_input: tuple[Handed, ...] = (),
 ) -> Report:
     """Show and write the verdict; a defect that was found fails it like a stage, and so does an unexpected pass."""
     known = options.known_failures()
@@ -279,7 +299,7 @@ def _shown(
     missed = unexpected(rows, known)
     failed = missed or any(finding.is_defect for finding in findings)
     status = 1 if failed else exit_status(rows, options.require)
-    report = Report(name, rules.name, options.preset, options.seed, rows, status, findings, missed)
+    report = Report(name, rules.name, options.preset, options.seed, rows, status, findings, missed, bad_input)
     show(report, console)
     if options.json:
         write_json(report, options.json)

@@ -15,6 +15,7 @@ from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.limits import SECONDS, OutOfTime
 from adalora_ref.conformance.seen import NOT_DRAWN, Seen, expectation
 from adalora_ref.conformance.stages import Stage
 from adalora_ref.conformance.target import Target, TargetError, on_host, spoken, tree_map
@@ -186,11 +187,12 @@ def _moves(stage: Stage, target: Target, case: Seen, quantity: str) -> Iterator[
 
 def _called(stage: Stage, target: Target, case: Seen, inputs: Inputs, quantity: str) -> bytes | None:
     try:
-        outputs = target.answer(stage, target.hand_over(inputs), case.lane)
-        return bytes(on_host(outputs[quantity]).tobytes())
+        with target.limit(SECONDS):
+            outputs = target.answer(stage, target.hand_over(inputs), case.lane)
+            return bytes(on_host(outputs[quantity]).tobytes())
     except TargetError:
         raise
-    except Exception:  # noqa: BLE001  an input that is refused says nothing
+    except (Exception, SystemExit, OutOfTime):  # noqa: BLE001  an input that is refused says nothing
         return None
 
 

@@ -27,7 +27,8 @@ def lift(
     """Return *value* with every array as nested lists, each floating number x in them as ``element(x)``.
 
     Factors become tuples (B, s, A); tuples, lists and mappings keep their form; other dataclasses become namespaces.
-    Python floats become ``hyperparameter(x)``, by default ``element(x)``. Integers, schedules and functions stay.
+    Python floats become ``hyperparameter(x)``, by default ``element(x)``. Integers, schedules, functions and
+    what is a number of the oracles already stay.
     """
     again = partial(lift, element=element, hyperparameter=hyperparameter)
     if isinstance(value, np.ndarray | np.generic):
@@ -39,7 +40,7 @@ def lift(
         return items if isinstance(value, list) else tuple(items)
     if isinstance(value, Mapping):
         return {key: again(item) for key, item in value.items()}
-    if is_dataclass(value) and not isinstance(value, BudgetSchedule | type):
+    if is_dataclass(value) and not isinstance(value, BudgetSchedule | Bounded | type):
         return SimpleNamespace(**{f.name: again(getattr(value, f.name)) for f in fields(value)})
     return value
 

@@ -226,8 +226,8 @@ def run_checks(run: Run) -> list[Check]:
     return [
         check
         for before, held in zip((None, *run.steps), run.steps, strict=False)
-        for stage, got, expected in _stages(run, held, before)
-        for check in trace.checks(stage, f"{lane}/step {held.run.number}", "torch", run.base, got, expected)
+        for stage, got, wanted in _stages(run, held, before)
+        for check in trace.checks(stage, f"{lane}/step {held.run.number}", "torch", run.base, got, wanted())
     ]
 
 
@@ -270,16 +270,18 @@ def _stages(run: Run, held: Step, before: Step | None) -> Iterator[Quantity]:
 def _scaling(run: Run, held: Step) -> Iterator[Quantity]:
     rank = np.asarray(float(CONFIG.initial_rank), dtype=run.adapters)
     shipped = {n: {"value": held.rank[n], "requires_grad": held.trained[n]} for n in held.rank}
-    yield "ranknum", shipped, exact({n: {"value": rank, "requires_grad": np.asarray(False)} for n in held.rank})
+    frozen = {n: {"value": rank, "requires_grad": np.asarray(False)} for n in held.rank}
+    yield "ranknum", shipped, partial(exact, frozen)
     scales = evaluate(_scales, dict.fromkeys(held.rank, rank), CONFIG, CONSTANTS, working=run.adapters, like=held.scale)
-    yield "scale", held.scale, scales
+    yield "scale", held.scale, lambda: scales
 
 
 def _gradients(run: Run, held: Step) -> Iterator[Quantity]:
     own = (held.run.weights, held.rank, [(held.x, held.target)], run.network, CONFIG, CONSTANTS)
     expected = evaluate(_objective, *own, working=run.base, like=(held.objective, held.run.gradient))
-    yield "objective", held.objective, {"": expected.pop("[0]")}
-    yield "gradient", held.run.gradient, {path.removeprefix("[1]"): want for path, want in expected.items()}
+    objective = expected.pop("[0]")
+    yield "objective", held.objective, lambda: {"": objective}
+    yield "gradient", held.run.gradient, lambda: {path.removeprefix("[1]"): want for path, want in expected.items()}
 
 
 # ORACLES OF THE RUN

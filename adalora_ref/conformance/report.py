@@ -17,6 +17,7 @@ from rich.text import Text
 
 import adalora_ref
 from adalora_ref.conformance import findings
+from adalora_ref.conformance.bad_input import Handed
 from adalora_ref.conformance.findings import Finding
 from adalora_ref.conformance.verdict import CONCLUSIVE, Check, Row, Verdict
 from adalora_ref.convention import CONVENTIONS
@@ -46,6 +47,7 @@ class Report(NamedTuple):
     findings: tuple[Finding, ...] = ()
     unexpected: tuple[str, ...] = ()
     """What was known to fail and did not, in sentences."""
+    bad_input: tuple[Handed, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -73,7 +75,7 @@ def show(report: Report, console: Console) -> None:
     for row in report.rows:
         for line in _remarks(row) if row.run else ():
             console.print(Text(line), soft_wrap=True)
-    for line in (*_convention(report), *_lacking(report), *report.unexpected):
+    for line in (*_convention(report), *_lacking(report), *_bad_input(report), *report.unexpected):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(LEGEND, style="dim"), soft_wrap=True)
     if report.findings:
@@ -187,6 +189,20 @@ def explain(equation: str, check: Check, diagnosis: str) -> list[str]:
     ]
 
 
+def _bad_input(report: Report) -> list[str]:
+    """What the target does with bad input, by function: for information, since the verdict is not about it."""
+    handed = report.bad_input
+    if not handed:
+        return []
+    refused = sum(bool(h.refused) for h in handed)
+    accepted: dict[str, list[str]] = {}
+    for h in handed:
+        if not h.refused:
+            accepted.setdefault(h.function, []).append(h.given)
+    lines = [f"bad input: {refused} of {len(handed)} refused; this is no part of the verdict"]
+    return lines + [f"  {name} accepts {'; '.join(given)}" for name, given in accepted.items()]
+
+
 def describe(check: Check) -> list[str]:
     """The first divergence in full: quantity, element, got, expected, bound, ratio, ulps; or the reason in words."""
     d = check.divergence
@@ -220,11 +236,14 @@ def to_json(report: Report) -> dict[str, Any]:
                 "diagnosis": row.diagnosis,
                 "conventions": list(row.conventions),
                 "reproduction": row.reproduction,
+                "note": row.note,
+                "growth": [_finite(grown._asdict()) for grown in row.growth],
                 "checks": [_plain_check(check) for check in row.checks],
             }
             for row in report.rows
         ],
         "findings": findings.to_json(report.findings),
+        "bad_input": [handed._asdict() for handed in report.bad_input],
     }
 
 

@@ -1,44 +1,68 @@
-"""Runs that the kit directs: a stateful allocator over scripted gradients, and a target's own training run."""
+"""A stateful rank allocator, fed scripted weights and gradients for a whole schedule.
+
+Two scripts are played: an ordinary one, and one with ties, in which two matrices are twins of two others and a pair of
+twins never gets a gradient. What the allocator shows of itself is then checked as any recorded run is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from adalora_ref.array import Array
 from adalora_ref.budget import BudgetSchedule
-from adalora_ref.conformance import calls
-from adalora_ref.conformance.cases import NUMPY_DTYPES, Inputs
-from adalora_ref.conformance.checking import compare_all
-from adalora_ref.conformance.deviations import reference
-from adalora_ref.conformance.expectations import Undecided
-from adalora_ref.conformance.expectations import train_step as expected_step
+from adalora_ref.conformance import oracles
+from adalora_ref.conformance.bad_input import Handed
+from adalora_ref.conformance.bounds import ARITHMETIC, number, scalar
+from adalora_ref.conformance.cases import NUMPY_DTYPES
+from adalora_ref.conformance.deviations import DEVIATIONS, planted
+from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.lifting import lift
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
-from adalora_ref.conformance.stages import STAGES
-from adalora_ref.conformance.target import Lane, Target, TargetError, leaves, on_host
-from adalora_ref.conformance.trace import Each, Judge, Step
-from adalora_ref.conformance.trace_diagnosis import explained
+from adalora_ref.conformance.target import Target, TargetError, leaves, on_host, spoken, tree_map
+from adalora_ref.conformance.trace import Each, Judge, Run, Step
+from adalora_ref.conformance.trace_diagnosis import explained, named
 from adalora_ref.conformance.verdict import Check, Row, Verdict, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors, init_factors
-from adalora_ref.importance import Importance
-from adalora_ref.records import Config, TrainState
-from adalora_ref.training import init_state
-
-SHAPES = {"layer0": (6, 5), "layer1": (4, 6), "layer2": (3, 3)}
+from adalora_ref.importance import Importance, init_importance
+from adalora_ref.records import Config
 
 CONFIG = Config(
-    schedule=BudgetSchedule(initial=12, target=4, warmup=2, final=4, total=15, interval=2),
-    initial_rank=4,
+    schedule=BudgetSchedule(initial=12, target=5, warmup=2, final=3, total=16, interval=3),
+    initial_rank=3,
     alpha=4.0,
     learning_rate=0.02,
     weight_decay=0.05,
+    importance_beta1=0.75,
+    importance_beta2=0.6,
 )
 """T − t_f is no multiple of ΔT and no step of the pattern from t_i, so that every rule of the schedule shows."""
 
-# A STATEFUL ALLOCATOR
+
+class Script(NamedTuple):
+    """The shapes of the matrices, which of them repeat another's numbers, and which never get a gradient."""
+
+    shapes: Mapping[str, tuple[int, int]]
+    twins: Mapping[str, str]
+    idle: tuple[str, ...]
+
+
+SCRIPTS = {
+    "": Script({"layer0": (3, 2), "layer1": (2, 3), "layer2": (2, 2), "layer3": (3, 1)}, {}, ()),
+    "/ties": Script(
+        {"layer0": (3, 2), "layer1": (2, 3), "layer2": (3, 2), "layer3": (2, 3)},
+        {"layer2": "layer0", "layer3": "layer1"},
+        ("layer1", "layer3"),
+    ),
+}
+
+EQUATION = "start(weights, schedule, *, beta1, beta2), then update(step, weights, grads) at every step"
+
+STAGES_SEEN = ("update_importance", "budget_at", "allocates_at", "triplet_scores", "allocate", "masks", "prune")
 
 
 def is_allocator(target: Target) -> bool:
@@ -46,66 +70,151 @@ def is_allocator(target: Target) -> bool:
     return target.function("start") is not None and target.function("update") is not None
 
 
-def check_allocator(target: Target, rules: Convention, *, seed: int, seconds: float = SECONDS) -> list[Row]:
+def check_allocator(
+    target: Target, rules: Convention, *, dtypes: Sequence[str] = (), seed: int, seconds: float = SECONDS
+) -> list[Row]:
     """Feed an allocator scripted weights and gradients, and check each stage from what it says of itself.
 
     The target has ``start(weights, schedule, *, beta1, beta2)`` and ``update(step, weights, grads) -> dict``, both with
     dictionaries of `Factors` by matrix. What `update` returns has ``masks``, who is kept now, and as much as the
     allocator can show of ``importance``, ``scores`` (None where no allocation was made), ``budget``, ``due`` and
-    ``after``, the weights with the mask applied.
+    ``after``, the weights with the mask applied. Where it shows no ``importance``, its scores and masks are held
+    against the averages that the script makes.
     """
-    rows: list[Row] = []
-    for dtype in [d for d in target.usable_dtypes if d in ("float64", "float32")]:
-        try:
-            with time_limit(seconds):
-                steps = list(_fed(target, rules, dtype, seed))
-        except OutOfTime:
-            raise TargetError(f"{target.name} took longer than {seconds:g} s for one run") from None
-        rows += explained(steps, Judge(CONFIG, rules, dtype), target.array_library)
-    return [_joined([r for r in rows if r.stage == name]) for name in ALLOCATOR_STAGES]
+    lacking = [d for d in dtypes if d not in target.usable_dtypes]
+    if lacking:
+        raise TargetError(f"{target.name} has no {lacking[0]}")
+    runs, answers = [], []
+    for dtype in [d for d in dtypes or target.usable_dtypes if d in ("float64", "float32")]:
+        for name in SCRIPTS:
+            run, check = _fed(target, rules, dtype, seed, name, seconds)
+            answers.append(check)
+            runs.append(run)
+    if not runs:
+        raise TargetError("an allocator is fed float64 or float32; it has neither")
+    runs = [run._replace(steps=_with_implied(run)) for run in runs]
+    rows = explained(runs, STAGES_SEEN)
+    return [row("update", EQUATION, answers), *(_by_masks(r, runs) for r in rows)]
 
 
-ALLOCATOR_STAGES = ("update_importance", "budget_at", "allocates_at", "triplet_scores", "allocate", "prune")
-
-
-def _joined(rows: list[Row]) -> Row:
-    """One row of those of several dtypes; a diagnosis, or a convention, holds if it holds for all that failed."""
-    failed = [r for r in rows if r.verdict is Verdict.FAIL]
-    said = {r.diagnosis for r in failed}
-    alike = [name for name in failed[0].conventions if all(name in r.conventions for r in failed)] if failed else []
-    held = row(rows[0].stage, rows[0].equation, [check for r in rows for check in r.checks])
-    return held._replace(diagnosis=said.pop() if len(said) == 1 else "", conventions=tuple(alike))
-
-
-def _fed(target: Target, rules: Convention, dtype: str, seed: int) -> Iterator[Step]:
-    weights, rng = _start(dtype, seed), np.random.default_rng(seed + 1)
+def hand_nan(target: Target, seconds: float = SECONDS) -> Handed:
+    """Feed an allocator a matrix whose first gradient is NaN, until it must drop something; say what it does."""
+    script, name = SCRIPTS[""], "layer1"
+    weights, rng = _start(script, "float64", 0), np.random.default_rng(0)
     betas = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
-    target.require("start")(target.hand_over(weights), CONFIG.schedule, **betas)
-    for number in range(CONFIG.schedule.total):
-        grads = {n: Factors(*(_typical(rng, a, 1e-3) for a in f)) for n, f in weights.items()}
-        said = target.require("update")(number, target.hand_over(weights), target.hand_over(grads))
-        yield _step(target.name, number, weights, grads, said)
-        weights = {n: Factors(*(a + _typical(rng, a, 1e-2) for a in f)) for n, f in weights.items()}
+    said, wrong = _asked(target, "start", (target.hand_over(weights), CONFIG.schedule), betas, seconds)
+    for step in range(CONFIG.schedule.end_of_pruning + 1):
+        grads = _gradients(script, rng, weights)
+        if step == 0:
+            grads[name] = Factors(*(np.full_like(a, np.nan) for a in grads[name]))
+        if not wrong:
+            handed = target.hand_over(weights), target.hand_over(grads)
+            said, wrong = _asked(target, "update", (step, *handed), {}, seconds)
+    if wrong:
+        return Handed("update", "a NaN gradient", wrong)
+    kept = int(np.sum(_on_host(said["masks"])[name]))
+    return Handed(
+        "update", f"a NaN gradient: of the {CONFIG.initial_rank} triplets with a NaN score it keeps {kept}", ""
+    )
 
 
-def _start(dtype: str, seed: int) -> Each:
+# FEEDING
+
+
+def _fed(target: Target, rules: Convention, dtype: str, seed: int, name: str, seconds: float) -> tuple[Run, Check]:
+    """Play a script; return the run as far as it came, and the check that says whether it came to the end."""
+    script, label = SCRIPTS[name], f"{dtype}{name}"
+    steps: list[Step] = []
+    weights, rng = _start(script, dtype, seed), np.random.default_rng(seed + 1)
+    betas = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
+    wrong = _start_wrong(target, weights, betas, seconds)
+    last: Any = None
+    while not wrong and len(steps) < CONFIG.schedule.total:
+        grads = _gradients(script, rng, weights)
+        handed = (target.hand_over(weights), target.hand_over(grads))
+        said, wrong = _asked(target, "update", (len(steps), *handed), {}, seconds)
+        wrong = wrong or _changed(
+            {"weights": weights, "grads": grads}, dict(zip(("weights", "grads"), handed, strict=True))
+        )
+        wrong = wrong or (_changed(last[1], last[0], "that the step before returned") if last else "")
+        if wrong:
+            break
+        steps.append(_step(target.name, len(steps), weights, grads, said))
+        last = (said, tree_map(np.copy, {k: _on_host(v) for k, v in said.items()}))
+        weights = _moved(script, rng, weights)
+    case = f"{label}/step {len(steps)}" if wrong else label
+    verdict = Verdict.FAIL if wrong else Verdict.PASS
+    check = Check("update", case, target.array_library, dtype, verdict, np.inf if wrong else 0.0, reason=wrong)
+    return Run(tuple(steps), Judge(CONFIG, rules, dtype), target.array_library, label), check
+
+
+def _start_wrong(target: Target, weights: Each, betas: dict[str, float], seconds: float) -> str:
+    handed = target.hand_over(weights)
+    _, wrong = _asked(target, "start", (handed, CONFIG.schedule), betas, seconds)
+    return wrong or _changed({"weights": weights}, {"weights": handed})
+
+
+def _asked(target: Target, name: str, args: tuple[Any, ...], options: Any, seconds: float) -> tuple[Any, str]:
+    """What the allocator answered, or, in words, how it failed to."""
+    try:
+        with time_limit(seconds):
+            return target.require(name)(*args, **options), ""
+    except OutOfTime:
+        return None, f"{name} took longer than {seconds:g} s and was interrupted"
+    except TargetError:
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  whatever a target raises is a finding about it
+        return None, f"{name} raised {type(error).__name__}: {error}"
+
+
+def _changed(before: Any, after: Any, whose: str = "") -> str:
+    """Which array is not what it was, in words."""
+    now = dict(leaves(after))
+    for path, value in leaves(before):
+        if path in now and on_host(value).tobytes() != on_host(now[path]).tobytes():
+            return f"update changed {spoken(path)}" + (f" {whose}" if whose else ", which it was given")
+    return ""
+
+
+def _start(script: Script, dtype: str, seed: int) -> Each:
     rng, like = np.random.default_rng(seed), np.zeros(1, NUMPY_DTYPES[dtype])
-    held = {n: init_factors(rng, *shape, CONFIG.initial_rank, like=like) for n, shape in SHAPES.items()}
-    return {n: Factors(B, _typical(rng, s, 1e-2), A) for n, (B, s, A) in held.items()}
+    held = {n: init_factors(rng, *shape, CONFIG.initial_rank, like=like) for n, shape in script.shapes.items()}
+    held = {n: Factors(B, _typical(rng, s, 1e-2), A) for n, (B, s, A) in held.items()}
+    return {n: held[script.twins.get(n, n)] for n in held}
+
+
+def _gradients(script: Script, rng: np.random.Generator, weights: Each) -> Each:
+    held = {n: Factors(*(_typical(rng, a, 0.0 if n in script.idle else 1e-3) for a in f)) for n, f in weights.items()}
+    return {n: held[script.twins.get(n, n)] for n in held}
+
+
+def _moved(script: Script, rng: np.random.Generator, weights: Each) -> Each:
+    held = {n: Factors(*(a + _typical(rng, a, 1e-2) for a in f)) for n, f in weights.items()}
+    return {n: held[script.twins.get(n, n)] for n in held}
 
 
 def _typical(rng: np.random.Generator, like: Array, size: float) -> Array:
     return (size * rng.standard_normal(like.shape)).astype(like.dtype)
 
 
+# WHAT IT SAID
+
+
 def _step(name: str, number: int, weights: Each, grads: Each, said: Any) -> Step:
     """What an allocator said, as a step; the optimiser is not its affair, so it moves nothing."""
     allowed = {"masks", "importance", "scores", "budget", "due", "after"}
-    if not isinstance(said, Mapping) or "masks" not in said or not said.keys() <= allowed:
-        raise TargetError(f"{name}.update must return a dictionary with masks, and of {', '.join(sorted(allowed))}")
+    if not isinstance(said, Mapping) or said.get("masks") is None or not said.keys() <= allowed:
+        got = ", ".join(map(str, said)) if isinstance(said, Mapping) else type(said).__name__
+        raise TargetError(
+            f"{name}.update must return a dictionary with masks, and beside it at most "
+            f"{', '.join(sorted(allowed - {'masks'}))}; got {got or 'an empty one'}"
+        )
     held = {key: _on_host(value) for key, value in said.items() if value is not None}
     given: dict[str, Any] = {"weights": weights, "gradient": grads, "clipped": grads, "moved": weights}
     try:
+        _require_form(held)
         if "importance" in held:
             held["importance"] = {
                 n: Importance(*(Factors(*part) for part in pair)) for n, pair in held["importance"].items()
@@ -113,8 +222,19 @@ def _step(name: str, number: int, weights: Each, grads: Each, said: Any) -> Step
         if "after" in held:
             held["after"] = {n: Factors(*f) for n, f in held["after"].items()}
     except (TypeError, ValueError) as error:
-        raise TargetError(f"{name}.update returned importance or after in a form that is none: {error}") from None
+        raise TargetError(f"{name}.update at step {number} returned what has not the form asked for: {error}") from None
     return Step(number, **given, **held)
+
+
+def _require_form(held: dict[str, Any]) -> None:
+    """Refuse what is no dictionary by matrix, and what is no number."""
+    for key, value in held.items():
+        if key in ("budget", "due"):
+            if not isinstance(value, int) and not (isinstance(value, np.ndarray) and value.shape == ()):
+                raise TypeError(f"{key} must be one number; got {type(value).__name__}")
+            held[key] = bool(value) if key == "due" else int(value)
+        elif not isinstance(value, Mapping):
+            raise TypeError(f"{key} must be a dictionary by matrix; got {type(value).__name__}")
 
 
 def _on_host(value: Any) -> Any:
@@ -122,110 +242,82 @@ def _on_host(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {key: _on_host(item) for key, item in value.items()}
-    return type(value)(*map(_on_host, value)) if isinstance(value, Factors | Importance) else _host(value)
-
-
-def _host(value: Any) -> Any:
+    if isinstance(value, Factors | Importance):
+        return type(value)(*map(_on_host, value))
     return [_on_host(item) for item in value] if isinstance(value, list | tuple) else on_host(value)
 
 
-# A TARGET'S OWN TRAINING RUN
+# WHAT IT DID NOT SAY
 
 
-def check_run(target: Target, rules: Convention, *, seed: int, seconds: float = SECONDS) -> Row:
-    """Train with the target for a whole schedule; check each step from the state that the target itself had reached.
-
-    The row's note says how far the run ends from the reference's in float64, from the same start on the same batches.
-    """
-    equation = next(stage.equation for stage in STAGES if stage.name == "train_step")
-    checks: list[Check] = []
-    notes: list[str] = []
-    for dtype in [d for d in target.usable_dtypes if d in ("float64", "float32")]:
-        lane, held = Lane(dtype, target.accumulation, rules), _inputs(dtype, seed)
-        theirs, ours = held["state"], _wide(held["state"])
-        for number in range(CONFIG.schedule.total):
-            case = {**held, "batch": _batch(dtype, seed, number), "state": theirs}
-            check, after = _checked(target, case, lane, number, seconds)
-            checks.append(check)
-            if after is None:
-                break
-            ours = _reference_step({**case, "state": ours}, lane)
-            theirs = after
-        else:
-            notes.append(f"{dtype} {_apart(theirs, ours):.1e}")
-    note = f"after {CONFIG.schedule.total} steps apart from the reference in float64 by, of the largest factor: "
-    found = row("train_step, whole run", equation, checks)
-    return found._replace(note=note + ", ".join(notes) if notes else "")
+def _with_implied(run: Run) -> tuple[Step, ...]:
+    """The steps with the averages that the script makes, as numbers with bounds, if the allocator never shows any."""
+    if any(step.importance is not None for step in run.steps):
+        return run.steps
+    kinds = [partial(kind, arithmetic=ARITHMETIC[run.judge.working]) for kind in (number, scalar)]
+    betas = lift({"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}, *kinds)
+    averages: Any = None
+    steps = []
+    for step in run.steps:
+        weights, gradient = lift((step.weights, step.gradient), *kinds)
+        start = {n: init_importance(f) for n, f in (step.weights or {}).items()}
+        averages = lift(start, *kinds) if averages is None else averages
+        if step.number + run.judge.convention.first_step < CONFIG.schedule.end_of_pruning:
+            averages = {n: oracles.update_importance(averages[n], weights[n], gradient[n], **betas) for n in averages}
+        steps.append(step._replace(implied=averages))
+    return tuple(steps)
 
 
-def _checked(target: Target, case: Inputs, lane: Lane, number: int, seconds: float) -> tuple[Check, TrainState | None]:
-    """Check one step from the target's own state; return the state after it, None where there is none to go on from."""
-    label = f"run/{lane.dtype}/step {number}"
-    fixed = ("train_step, whole run", label, target.array_library, lane.dtype)
-    try:
-        with time_limit(seconds):
-            outputs = calls.train_step(target, target.hand_over(case), lane)
-            host = {name: on_host(value) for name, value in leaves(outputs)}
-        after = _as_numpy(outputs["state"])
-    except OutOfTime:
-        return Check(*fixed, Verdict.FAIL, np.inf, None, f"train_step took longer than {seconds:g} s"), None
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a target raises is a finding about it
-        verdict = Verdict.NOT_RUN if isinstance(error, TargetError) else Verdict.FAIL
-        return Check(*fixed, verdict, np.inf, None, f"train_step raised {type(error).__name__}: {error}"), None
-    try:
-        expected = expected_step(case, lane)
-    except Undecided as error:  # either mask is right: the run goes on from the target's
-        return Check(*fixed, Verdict.INCONCLUSIVE, reason=str(error)), after
-    return Check(*fixed, *compare_all(host, expected)), after
+def _by_masks(held: Row, runs: Sequence[Run]) -> Row:
+    """Name, where masks are all that an allocator shows, the known mistakes that make just these."""
+    silent = all(step.scores is None and step.importance is None for run in runs for step in run.steps)
+    if held.stage not in ("allocate", "masks") or held.verdict is not Verdict.FAIL or not silent:
+        return held
+    sorts = ("init_importance", "update_importance", "triplet_scores", "budget_at", "allocates_at", "allocate")
+    matching = [known for known in DEVIATIONS if known.stage in sorts and _masks_of(known, runs)]
+    return held._replace(diagnosis=named(matching) or "matches no known mistake")
 
 
-def _as_numpy(state: Any) -> TrainState:
-    """The target's state with NumPy arrays, in our records."""
-
-    def factors(held: Any) -> Factors:
-        return Factors(*map(on_host, held))
-
-    step, weights, importance, optimizer, masks = state
-    return TrainState(
-        int(step),
-        {n: factors(f) for n, f in weights.items()},
-        {n: type(i)(*map(factors, i)) for n, i in importance.items()},
-        {n: type(o)(factors(o[0]), factors(o[1]), int(o[2])) for n, o in optimizer.items()},
-        {n: on_host(mask) for n, mask in masks.items()},
-    )
-
-
-def _inputs(dtype: str, seed: int) -> Inputs:
-    rng, kind = np.random.default_rng(seed), NUMPY_DTYPES[dtype]
-    weights = {name: rng.standard_normal(shape).astype(kind) for name, shape in CHAIN.items()}
-    biases = {name: rng.standard_normal(shape[0]).astype(kind) for name, shape in CHAIN.items()}
-    network = calls.network({"weights": weights, "biases": biases, "labels": False})
-    state = init_state(network, CONFIG, rng)
-    return {"weights": weights, "biases": biases, "labels": False, "config": CONFIG, "state": state}
+def _masks_of(known: Deviation, runs: Sequence[Run]) -> bool:
+    """Whether the reference with this mistake planted keeps at every step what the runs kept."""
+    betas = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
+    for run in runs:
+        again = Allocator(planted(known))
+        again.start(run.steps[0].weights or {}, CONFIG.schedule, **betas)
+        for step in run.steps:
+            try:
+                kept = again.update(step.number, step.weights or {}, step.gradient or {})["masks"]
+            except Exception:  # noqa: BLE001  a mistake that cannot run on this script is not the one
+                return False
+            if any(mask.tolist() != kept[n].tolist() for n, mask in (step.masks or {}).items()):
+                return False
+    return True
 
 
-CHAIN = {"layer0": (6, 5), "layer1": (5, 6), "layer2": (4, 5)}
+class Allocator:
+    """A stateful allocator made of the public functions of *held*: the order of Algorithm 1, and no mathematics."""
 
+    def __init__(self, held: Any) -> None:
+        self.held = held
 
-def _batch(dtype: str, seed: int, number: int) -> list[tuple[Array, Array]]:
-    rng, kind = np.random.default_rng([seed, number]), NUMPY_DTYPES[dtype]
-    return [(rng.standard_normal((4, 5)).astype(kind), rng.standard_normal((4, 4)).astype(kind))]
+    def start(self, weights: Each, schedule: BudgetSchedule, *, beta1: float, beta2: float) -> None:
+        """Begin anew."""
+        self.schedule, self.betas = schedule, {"beta1": beta1, "beta2": beta2}
+        self.importance = {n: self.held.init_importance(f) for n, f in weights.items()}
+        self.masks = {n: np.ones(f.s.shape, dtype=bool) for n, f in weights.items()}
 
-
-def _reference_step(case: Inputs, lane: Lane) -> TrainState:
-    wide: Inputs = _wide(case)
-    outputs = calls.train_step(Target("adalora_ref", reference(lane.convention)), wide, lane)
-    state: TrainState = outputs["state"]
-    return state
-
-
-def _wide(value: Any) -> Any:
-    from adalora_ref.conformance.target import tree_map
-
-    return tree_map(lambda a: a.astype(np.float64) if a.dtype.kind == "f" else a, value)
-
-
-def _apart(theirs: TrainState, ours: TrainState) -> float:
-    pairs = [pair for n, f in ours.factors.items() for pair in zip(f, theirs.factors[n], strict=True)]
-    largest = max(float(np.max(np.abs(a))) for a, _ in pairs)
-    return max(float(np.max(np.abs(a - b))) for a, b in pairs) / largest
+    def update(self, step: int, weights: Each, grads: Each) -> dict[str, Any]:
+        """Update the averages, allocate if that is due, and mask."""
+        held, scores = self.held, None
+        if step < self.schedule.end_of_pruning:
+            self.importance = {
+                n: held.update_importance(self.importance[n], weights[n], grads[n], **self.betas) for n in weights
+            }
+        budget, due = held.budget_at(self.schedule, step), held.allocates_at(self.schedule, step)
+        if due:
+            scores = {n: held.triplet_scores(state) for n, state in self.importance.items()}
+            self.masks = held.allocate(scores, budget)
+        masked = due or step > self.schedule.end_of_pruning
+        after = {n: held.prune(f, self.masks[n]) if masked else f for n, f in weights.items()}
+        shown = {"importance": self.importance, "scores": scores, "budget": budget, "due": due, "after": after}
+        return {"masks": self.masks, **shown}

@@ -6,7 +6,7 @@ is right again at step 4 if step 4 makes the right thing of what step 3 left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,8 +27,11 @@ from adalora_ref.importance import Importance, init_importance
 from adalora_ref.records import Config
 
 Each: TypeAlias = dict[str, Factors]
-Quantity: TypeAlias = tuple[str, Any, dict[str, Expected] | str]
-"""A stage, what the run has, and what its own inputs make of it; or, in words, why that cannot be said."""
+Wanted: TypeAlias = dict[str, Expected] | str
+"""What the run's own inputs make of a quantity; or, in words, why that cannot be said."""
+
+Quantity: TypeAlias = tuple[str, Any, Callable[[], Wanted]]
+"""A stage, what the run has, and how to compute what it should have."""
 
 
 class Step(NamedTuple):
@@ -50,6 +53,8 @@ class Step(NamedTuple):
         Of the allocation.
     masks
         Who was kept by the latest allocation.
+    implied
+        The averages that the run must have, as numbers with bounds, where it shows none and the kit knows its inputs.
     """
 
     number: int
@@ -64,6 +69,7 @@ class Step(NamedTuple):
     scores: dict[str, Array] | None = None
     masks: Masks | None = None
     after: Each | None = None
+    implied: Any = None
 
 
 _EQUATIONS = {stage.name: stage.equation for stage in STAGES}
@@ -71,7 +77,9 @@ EQUATIONS = {
     "weights": "the weights at the start of a step are those that the step before left",
     "clip": "(17) g · min(1, c / (‖g‖ + 1e-6)), ‖g‖ over all trained factors",
     **{name: _EQUATIONS[name] for name in ("adamw_step", "update_importance", "budget_at", "allocates_at")},
-    **{name: _EQUATIONS[name] for name in ("triplet_scores", "allocate", "prune")},
+    **{name: _EQUATIONS[name] for name in ("triplet_scores", "allocate")},
+    "masks": "all are kept at the start, and between allocations the masks stay as they are",
+    "prune": _EQUATIONS["prune"],
 }
 """What is checked at each step, in the order in which Algorithm 1 computes it."""
 
@@ -84,25 +92,36 @@ class Judge(NamedTuple):
     working: str
 
 
-def check_trace(steps: Sequence[Step], judge: Judge, library: str) -> list[Row]:
-    """Check every stage of a recorded run from its own inputs; one row for each quantity."""
+class Run(NamedTuple):
+    """A recorded run: its steps, under what they are judged, the library of its arrays, how its checks are named."""
+
+    steps: tuple[Step, ...]
+    judge: Judge
+    library: str
+    label: str
+
+    def pairs(self) -> Iterator[tuple[Step | None, Step]]:
+        """Every step with the one just before it; a run may leave steps out."""
+        for before, step in zip((None, *self.steps), self.steps, strict=False):
+            yield (before if before is not None and before.number + 1 == step.number else None), step
+
+
+def check_runs(runs: Sequence[Run], stages: Collection[str] = EQUATIONS) -> list[Row]:
+    """Check recorded runs from their own inputs, every stage or some; one row for each that has a place in them."""
     found = [
         check
-        for before, step in zip((None, *steps), steps, strict=False)
-        for stage, got, expected in quantities(step, before if _follows(step, before) else None, judge)
-        for check in checks(stage, f"{judge.working}/step {step.number}", library, judge.working, got, expected)
+        for run in runs
+        for before, step in run.pairs()
+        for stage, got, wanted in quantities(step, before, run.judge)
+        if stage in stages
+        for check in checks(stage, f"{run.label}/step {step.number}", run.library, run.judge.working, got, wanted())
     ]
-    return [row(name, equation, [c for c in found if c.stage == name]) for name, equation in EQUATIONS.items()]
+    present = {check.stage for check in found}
+    named = [(name, equation) for name, equation in EQUATIONS.items() if name in present]
+    return [row(name, equation, [c for c in found if c.stage == name]) for name, equation in named]
 
 
-def _follows(step: Step, before: Step | None) -> bool:
-    """Whether *before* is the step just before; a trace may leave steps out."""
-    return before is not None and before.number + 1 == step.number
-
-
-def checks(
-    stage: str, case: str, library: str, dtype: str, got: Any, expected: dict[str, Expected] | str
-) -> Iterator[Check]:
+def checks(stage: str, case: str, library: str, dtype: str, got: Any, expected: Wanted) -> Iterator[Check]:
     """Yield a check for each array of a quantity, or the one that says why there is none."""
     if isinstance(expected, str):
         yield Check(stage, case, library, dtype, Verdict.NOT_RUN, reason=expected)
@@ -127,16 +146,20 @@ def quantities(step: Step, before: Step | None, judge: Judge) -> Iterator[Quanti
 
 def _needing(stage: str, got: Any, *rest: Any) -> Quantity:
     """The expectation that the last argument makes of those before it, if all of them and *got* were recorded."""
-    make: Callable[..., dict[str, Expected]] = rest[-1]
+    make: Callable[..., Wanted] = rest[-1]
     inputs = rest[:-1]
-    if got is None:
-        return stage, got, "the run did not record it"
-    if any(value is None for value in inputs):
-        return stage, got, "the run did not record what it is made of"
-    try:
-        return stage, got, make(*inputs)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"the recorded arrays from which {stage} follows do not fit together: {error!r}") from None
+
+    def wanted() -> Wanted:
+        if got is None:
+            return "the run did not record it"
+        if any(value is None for value in inputs):
+            return "the run did not record what it is made of"
+        try:
+            return make(*inputs)
+        except (ValueError, KeyError, IndexError, TypeError):
+            return "what it is made of does not fit together"
+
+    return stage, got, wanted
 
 
 # UPDATES
@@ -152,7 +175,7 @@ def _updates(step: Step, before: Step | None, judge: Judge) -> Iterator[Quantity
         if step.moved is None or step.optimizer is None
         else {n: {"weights": step.moved[n], "state": step.optimizer[n]} for n in step.moved}
     )
-    yield _needing("adamw_step", moved, step.weights, clipped, moments, partial(_adamw, judge, moved))
+    yield _needing("adamw_step", moved, step.weights, clipped, moments, partial(_adamw, judge))
     averages = _before(step, before, "importance", init_importance)
     if step.number + judge.convention.first_step >= judge.config.schedule.end_of_pruning:
         yield _needing("update_importance", step.importance, averages, exact)
@@ -161,8 +184,7 @@ def _updates(step: Step, before: Step | None, judge: Judge) -> Iterator[Quantity
     if any(value is None for value in (averages, *pair)):
         yield _needing("update_importance", step.importance, None, exact)
         return
-    rule = partial(_importance, judge, step.importance)
-    yield _needing("update_importance", step.importance, averages, *pair, rule)
+    yield _needing("update_importance", step.importance, averages, *pair, partial(_importance, judge))
 
 
 def _before(step: Step, before: Step | None, field: str, start: Callable[[Factors], Any]) -> Any:
@@ -179,15 +201,16 @@ def _clip(judge: Judge, gradient: Each) -> dict[str, Expected]:
     return evaluate(rule, gradient, judge.config, CONSTANTS, working=judge.working, like=gradient)
 
 
-def _adamw(judge: Judge, like: Any, weights: Each, clipped: Each, moments: Any) -> dict[str, Expected]:
+def _adamw(judge: Judge, weights: Each, clipped: Each, moments: Any) -> dict[str, Expected]:
     config = judge.config
+    like = {n: {"weights": held, "state": moments[n]} for n, held in weights.items()}
     rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
     betas = {"beta1": config.adam_beta1, "beta2": config.adam_beta2, "epsilon": config.adam_epsilon}
     rule = by_matrix(oracles.adamw_step)
     return evaluate(rule, weights, clipped, moments, working=judge.working, like=like, **rates, **betas)
 
 
-def _importance(judge: Judge, like: Any, averages: Any, *parts: Each) -> dict[str, Expected]:
+def _importance(judge: Judge, averages: Any, *parts: Each) -> dict[str, Expected]:
     twin = TWINS[judge.convention.sensitivity]
 
     def rule(averages: Any, before: Any, gradient: Any, after: Any, clipped: Any, **betas: Any) -> Any:
@@ -195,7 +218,7 @@ def _importance(judge: Judge, like: Any, averages: Any, *parts: Each) -> dict[st
         return {n: oracles.update_importance(averages[n], *pairs[n], **betas) for n in averages}
 
     betas = {"beta1": judge.config.importance_beta1, "beta2": judge.config.importance_beta2}
-    return evaluate(rule, averages, *parts, working=judge.working, like=like, **betas)
+    return evaluate(rule, averages, *parts, working=judge.working, like=averages, **betas)
 
 
 # ALLOCATIONS
@@ -206,30 +229,54 @@ def _allocations(step: Step, before: Step | None, judge: Judge) -> Iterator[Quan
     budget, due = TWINS[judge.convention.budget](schedule, t), TWINS[judge.convention.allocates](schedule, t)
     yield _needing("budget_at", step.budget, lambda: exact(budget))
     yield _needing("allocates_at", step.due, lambda: exact(due))
+    # From here on budget and due are the run's own inputs, where it shows them.
+    budget, due = budget if step.budget is None else step.budget, due if step.due is None else step.due
     if due:
-        rule = by_matrix(oracles.triplet_scores)
-        scores = partial(evaluate, rule, working=judge.working, like=step.scores)
-        yield _needing("triplet_scores", step.scores, step.importance, scores)
-        if step.scores is None and step.masks is not None:
-            unseen = partial(_allocate_unseen, judge, budget, step.masks)
-            yield _needing("allocate", step.masks, step.importance, unseen)
-        else:
-            yield _needing("allocate", step.masks, step.scores, partial(_allocate, judge, budget))
-    elif before is not None:
-        yield _needing("allocate", step.masks, before.masks, exact)
+        yield from _allocation(step, budget, judge)
+    else:
+        yield _needing("masks", step.masks, _before(step, before, "masks", _everyone), exact)
     if step.moved is None or step.masks is None:
         yield _needing("prune", step.after, None, exact)
         return
     masked = due or t > schedule.end_of_pruning
-    keep = {n: mask | (not masked) for n, mask in step.masks.items()}
-    rule = by_matrix(oracles.prune)
-    yield _needing(
-        "prune", step.after, step.moved, keep, partial(evaluate, rule, working=judge.working, like=step.after)
-    )
+    yield _needing("prune", step.after, step.moved, step.masks, partial(_pruned, masked=masked))
 
 
-def _allocate(judge: Judge, budget: int, scores: dict[str, Array]) -> dict[str, Expected]:
+def _pruned(moved: Each, masks: Masks, *, masked: bool) -> Wanted:
+    """s is 0 where not kept, if the mask is applied at all; nothing rounds."""
+    if any(mask.dtype != bool or mask.shape != moved[n].s.shape for n, mask in masks.items()):
+        return "the masks have not the form of masks"
+    keep = {n: mask | (not masked) for n, mask in masks.items()}
+    return exact({n: Factors(B, np.where(keep[n], s, np.zeros_like(s)), A) for n, (B, s, A) in moved.items()})
+
+
+def _everyone(factors: Factors) -> Array:
+    return np.ones(factors.s.shape, dtype=bool)
+
+
+def _allocation(step: Step, budget: int, judge: Judge) -> Iterator[Quantity]:
+    """Scores, and who is kept: by the run's own scores, else by its own averages, else by those that it must have."""
+    averages = step.implied if step.importance is None else step.importance
+    yield _needing("triplet_scores", step.scores, averages, partial(_scores, judge))
+    if step.scores is not None:
+        yield _needing("allocate", step.masks, step.scores, partial(_allocate, judge, budget))
+    else:
+        yield _needing("allocate", step.masks, averages, partial(_allocate_unseen, judge, budget, step.masks))
+
+
+def _scores(judge: Judge, averages: Any) -> dict[str, Expected]:
+    kind = np.dtype(judge.working)
+    like = {
+        n: state.sensitivity.s if isinstance(state, Importance) else np.empty(len(state[0][1]), kind)
+        for n, state in averages.items()
+    }
+    return evaluate(by_matrix(oracles.triplet_scores), averages, working=judge.working, like=like)
+
+
+def _allocate(judge: Judge, budget: int, scores: dict[str, Array]) -> Wanted:
     """Who is kept by the recorded scores, which are exact."""
+    if not all(s.ndim == 1 and np.all(np.isfinite(s)) for s in scores.values()):
+        return "the scores that the run recorded are not all (r,) and finite, and rank nobody"
     return exact(_kept(judge, budget, {n: s.astype(np.float64).tolist() for n, s in scores.items()}))
 
 
@@ -238,26 +285,31 @@ def _kept(judge: Judge, budget: int, scores: dict[str, list[float]]) -> Masks:
     return {n: np.asarray(mask, dtype=bool) for n, mask in kept.items()}
 
 
-def _allocate_unseen(judge: Judge, budget: int, masks: Masks, importance: dict[str, Importance]) -> dict[str, Expected]:
+def _allocate_unseen(judge: Judge, budget: int, masks: Masks | None, averages: Any) -> dict[str, Expected]:
     """Who is kept by scores that were not recorded: those of the averages, in the midst of their bounds.
 
     Where the intervals of scores overlap the threshold, either choice is right, as long as as many are kept.
     """
     scores = {
         n: [(float(s.real), getattr(s, "bound", 0.0)) for s in row]
-        for n, row in bounded(by_matrix(oracles.triplet_scores), importance, working=judge.working).items()
+        for n, row in bounded(by_matrix(oracles.triplet_scores), averages, working=judge.working).items()
     }
     kept = _kept(judge, budget, {n: [value for value, _ in row] for n, row in scores.items()})
-    same = [int(sum(mask.sum() for mask in held.values())) for held in (kept, masks)]
+    return exact(kept if masks is None else admissible(masks, kept, scores))
+
+
+def admissible(masks: Masks, kept: Masks, scores: dict[str, list[tuple[float, float]]]) -> Masks:
+    """*masks* where rounding may have decided between them and *kept*, else *kept*; scores are (value, bound)."""
+    forms = [{n: (mask.shape, mask.dtype.name) for n, mask in held.items()} for held in (masks, kept)]
+    if forms[0] != forms[1] or sum(map(np.sum, masks.values())) != sum(map(np.sum, kept.values())):
+        return kept
     pairs = [pair for n in kept for pair in zip(scores[n], kept[n], strict=True)]
     low = min((v - b for (v, b), keep in pairs if keep), default=np.inf)
     high = max((v + b for (v, b), keep in pairs if not keep), default=-np.inf)
-    if same[0] != same[1]:
-        return exact(kept)
     free = {
-        n: np.asarray([low <= v + b and v - b <= high and b > 0 for v, b in row], bool) for n, row in scores.items()
+        n: np.asarray([b > 0 and low <= v + b and v - b <= high for v, b in row], bool) for n, row in scores.items()
     }
-    return exact({n: np.where(free[n], masks[n], kept[n]) for n in kept})
+    return {n: np.where(free[n], masks[n], kept[n]) for n in kept}
 
 
 def exact(value: Any) -> dict[str, Expected]:

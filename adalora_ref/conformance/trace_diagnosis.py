@@ -2,67 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from adalora_ref.adamw import init_adamw
 from adalora_ref.conformance.deviations import DEVIATIONS
 from adalora_ref.conformance.diagnosis import near
 from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.mistakes_in_runs import IN_RUNS, RunMistake
 from adalora_ref.conformance.target import leaves, on_host, tree_map
-from adalora_ref.conformance.trace import Judge, Step, check_trace, quantities
+from adalora_ref.conformance.trace import EQUATIONS, Judge, Run, Step, Wanted, check_runs, checks, quantities
 from adalora_ref.conformance.verdict import Row, Verdict
-from adalora_ref.convention import CONVENTIONS
+from adalora_ref.convention import CONVENTIONS, Convention
 from adalora_ref.importance import init_importance
 
 
-def explained(steps: Sequence[Step], judge: Judge, library: str) -> list[Row]:
-    """Check a recorded run; where a stage fails, say which mistake or which convention that is."""
-    rows = check_trace(steps, judge, library)
+def explained(runs: Sequence[Run], stages: Collection[str] = EQUATIONS) -> list[Row]:
+    """Check recorded runs; where a stage fails, say which mistake or which convention that is."""
+    rows = check_runs(runs, stages)
     if all(row.verdict is not Verdict.FAIL for row in rows):
         return rows
-    others = {
-        rules.name: {row.stage: row.verdict for row in check_trace(steps, judge._replace(convention=rules), library)}
-        for rules in CONVENTIONS.values()
-        if rules is not judge.convention
-    }
-    return [_explained(row, steps, judge, others) if row.verdict is Verdict.FAIL else row for row in rows]
+    return _first_marked([_explained(row, runs) if row.verdict is Verdict.FAIL else row for row in rows], runs)
 
 
-def _explained(row: Row, steps: Sequence[Step], judge: Judge, others: dict[str, dict[str, Verdict]]) -> Row:
-    matching = [d for d in DEVIATIONS if d.stage == row.stage and not d.equivalent and _matches(d, steps, judge)]
-    alike = tuple(name for name, verdicts in others.items() if verdicts[row.stage] is not Verdict.FAIL)
-    names = ", ".join(f"`{d.name}`" for d in matching)
-    says = "; or ".join(d.says for d in matching)
-    said = f"matches {names} at every step: {says}" if matching else "matches no known mistake"
-    return row._replace(diagnosis=said, conventions=alike)
+def _right_under(rules: Convention, stage: str, runs: Sequence[Run]) -> bool:
+    """Whether all that was recorded of a stage is right under another convention, and something was."""
+    verdicts: set[Verdict] = set()
+    for run in (run._replace(judge=run.judge._replace(convention=rules)) for run in runs):
+        for before, step in run.pairs():
+            for name, got, wanted in quantities(step, before, run.judge):
+                if name == stage:
+                    verdicts |= {c.verdict for c in checks(stage, "", run.library, run.judge.working, got, wanted())}
+            if Verdict.FAIL in verdicts:
+                return False
+    return bool(verdicts & {Verdict.PASS, Verdict.WARN})
 
 
-def _matches(known: Deviation, steps: Sequence[Step], judge: Judge) -> bool:
-    """Whether the mistake makes, in float64 from the run's own inputs, what the run recorded at every step."""
-    again = AGAIN.get(known.stage)
+def _first_marked(rows: list[Row], runs: Sequence[Run]) -> list[Row]:
+    """Mark, where several stages fail, the one that departs first: by run, by step, in the order of computation."""
+    cases = [f"{run.label}/step {step.number}" for run in runs for step in run.steps]
+    failed = [(cases.index(row.first_failure.case), place) for place, row in enumerate(rows) if row.first_failure]
+    if len(failed) < 2:
+        return rows
+    when, first = min(failed)
+    marked = rows[first]._replace(note=f"the first quantity to depart, at {cases[when]}")
+    return [*rows[:first], marked, *rows[first + 1 :]]
+
+
+def _explained(row: Row, runs: Sequence[Run]) -> Row:
+    entries: list[Deviation | RunMistake] = [*(d for d in DEVIATIONS if not d.equivalent), *IN_RUNS]
+    steps = list(_steps(row.stage, runs))
+    matching = [known for known in entries if known.stage == row.stage and _matches(known, steps)]
+    others = [rules for rules in CONVENTIONS.values() if rules is not runs[0].judge.convention]
+    alike = tuple(rules.name for rules in others if _right_under(rules, row.stage, runs))
+    return row._replace(diagnosis=named(matching) or "matches no known mistake", conventions=alike)
+
+
+class _Recorded(NamedTuple):
+    """A step where a stage was recorded, the one before it, under what it is judged, what it should have been."""
+
+    before: Step | None
+    step: Step
+    judge: Judge
+    expected: Wanted
+
+
+def _steps(stage: str, runs: Sequence[Run]) -> Iterator[_Recorded]:
+    for run in runs:
+        for before, step in run.pairs():
+            wanted = next((wanted for name, _, wanted in quantities(step, before, run.judge) if name == stage), None)
+            if wanted is not None:
+                yield _Recorded(before, step, run.judge, wanted())
+
+
+def named(matching: Sequence[Deviation | RunMistake]) -> str:
+    """The sentence that names the mistakes found; nothing if none was."""
+    names, says = ", ".join(f"`{d.name}`" for d in matching), "; or ".join(d.says for d in matching)
+    several = ", which this run cannot tell apart" if len(matching) > 1 else ""
+    return f"matches {names}{several} at every step: {says}" if matching else ""
+
+
+def _matches(known: Deviation | RunMistake, steps: Sequence[_Recorded]) -> bool:
+    """Whether the mistake makes, in float64 from the runs' own inputs, what they recorded at every step."""
+    again = known.again if isinstance(known, RunMistake) else AGAIN.get(known.stage)
     if again is None:
         return False
-    first = steps[0]._replace(number=-1, importance=None)
-    pairs = [(first, steps[0]), *pairwise(steps)]
-    try:
-        found = [again(known.function, *pair, judge) for pair in pairs]
-    except Exception:  # noqa: BLE001  a mistake that cannot run on this case is not the one
-        return False
-    return all(
-        _alike(pair, made, known.stage, judge) for pair, made in zip(pairs, found, strict=True) if made is not None
-    )
+    compared = 0
+    for before, step, judge, expected in steps:
+        try:
+            made = again(known.function, before, step, judge)
+        except Exception:  # noqa: BLE001  a mistake that cannot run on this case is not the one
+            return False
+        if made is None:
+            continue
+        if not _alike(made[0], made[1], expected):
+            return False
+        compared += 1
+    return compared > 0
 
 
-def _alike(pair: tuple[Step, Step], made: tuple[Any, Any], stage: str, judge: Judge) -> bool:
-    got, computed = (dict(leaves(value)) for value in made)
-    before, step = pair
-    expected = next(
-        want for name, _, want in quantities(step, before if before.number >= 0 else None, judge) if name == stage
-    )
-    if isinstance(expected, str) or got.keys() != computed.keys() or got.keys() != expected.keys():
+def _alike(recorded: Any, made: Any, expected: Wanted) -> bool:
+    got, computed = dict(leaves(recorded)), dict(leaves(made))
+    if isinstance(expected, str) or not got.keys() == computed.keys() == expected.keys():
         return False
     return all(near(on_host(a), on_host(computed[name]), expected[name]) for name, a in got.items())
 
@@ -70,54 +113,77 @@ def _alike(pair: tuple[Step, Step], made: tuple[Any, Any], stage: str, judge: Ju
 # BY A MISTAKE: what the run recorded, and what the mistake makes of its inputs; None where there is nothing to compare
 
 
-def _importance(function: Callable[..., Any], before: Step, step: Step, judge: Judge) -> Any:
+def _importance(function: Callable[..., Any], before: Step | None, step: Step, judge: Judge) -> Any:
     config, t = judge.config, step.number + judge.convention.first_step
-    if step.importance is None or step.weights is None or t >= config.schedule.end_of_pruning:
+    averages = before.importance if before else _at_the_start(step, init_importance)
+    if step.importance is None or averages is None or t >= config.schedule.end_of_pruning:
         return None
-    averages = before.importance or {n: init_importance(f) for n, f in step.weights.items()}
     made = {}
-    for n, state in _wide(averages).items():
+    for n, state in wide(averages).items():
         parts = [
-            _wide((held or {})[n]) for held in (step.weights, step.gradient, step.moved, step.clipped or step.gradient)
+            wide((held or {})[n]) for held in (step.weights, step.gradient, step.moved, step.clipped or step.gradient)
         ]
         pair = judge.convention.sensitivity(*parts)
         made[n] = function(state, *pair, beta1=config.importance_beta1, beta2=config.importance_beta2)
     return step.importance, made
 
 
-def _scores(function: Callable[..., Any], before: Step, step: Step, judge: Judge) -> Any:
+def _at_the_start(step: Step, start: Callable[[Any], Any]) -> Any:
+    return None if step.number or step.weights is None else {n: start(f) for n, f in step.weights.items()}
+
+
+def _scores(function: Callable[..., Any], before: Step | None, step: Step, judge: Judge) -> Any:
     if step.scores is None or step.importance is None:
         return None
-    return step.scores, {n: function(_wide(state)) for n, state in step.importance.items()}
+    return step.scores, {n: function(wide(state)) for n, state in step.importance.items()}
 
 
-def _budget(function: Callable[..., Any], before: Step, step: Step, judge: Judge) -> Any:
+def _budget(function: Callable[..., Any], before: Step | None, step: Step, judge: Judge) -> Any:
     t = step.number + judge.convention.first_step
     return None if step.budget is None else (step.budget, function(judge.config.schedule, t))
 
 
-def _due(function: Callable[..., Any], before: Step, step: Step, judge: Judge) -> Any:
+def _due(function: Callable[..., Any], before: Step | None, step: Step, judge: Judge) -> Any:
     t = step.number + judge.convention.first_step
     return None if step.due is None else (step.due, function(judge.config.schedule, t))
 
 
-def _kept(function: Callable[..., Any], before: Step, step: Step, judge: Judge) -> Any:
-    t = step.number + judge.convention.first_step
-    if step.scores is None or step.masks is None or not judge.convention.allocates(judge.config.schedule, t):
+def _kept(function: Callable[..., Any], before: Step | None, step: Step, judge: Judge) -> Any:
+    if step.scores is None or step.masks is None or not _is_due(step, judge):
         return None
-    budget = judge.convention.budget(judge.config.schedule, t)
-    return step.masks, function(_wide(step.scores), budget, cost=judge.config.cost)
+    t = step.number + judge.convention.first_step
+    budget = judge.convention.budget(judge.config.schedule, t) if step.budget is None else step.budget
+    return step.masks, function(wide(step.scores), budget, cost=judge.config.cost)
 
 
-def _pruned(function: Callable[..., Any], before: Step, step: Step, judge: Judge) -> Any:
+def _is_due(step: Step, judge: Judge) -> bool:
+    t = step.number + judge.convention.first_step
+    return judge.convention.allocates(judge.config.schedule, t) if step.due is None else step.due
+
+
+def _pruned(function: Callable[..., Any], before: Step | None, step: Step, judge: Judge) -> Any:
     schedule, t = judge.config.schedule, step.number + judge.convention.first_step
-    masked = judge.convention.allocates(schedule, t) or t > schedule.end_of_pruning
+    masked = _is_due(step, judge) or t > schedule.end_of_pruning
     if step.after is None or step.moved is None or step.masks is None or not masked:
         return None
-    return step.after, {n: function(_wide(f), step.masks[n]) for n, f in step.moved.items()}
+    return step.after, {n: function(wide(f), step.masks[n]) for n, f in step.moved.items()}
+
+
+def _optimised(function: Callable[..., Any], before: Step | None, step: Step, judge: Judge) -> Any:
+    config, gradient = judge.config, step.gradient if judge.config.clip_norm is None else step.clipped
+    moments = before.optimizer if before else _at_the_start(step, init_adamw)
+    if step.moved is None or step.optimizer is None or step.weights is None or gradient is None or moments is None:
+        return None
+    rates: dict[str, Any] = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
+    if (config.adam_beta1, config.adam_beta2, config.adam_epsilon) != (0.9, 0.999, 1e-8):
+        return None  # the entries of the catalogue have AdamW's usual constants
+    made = {n: function(wide(f), wide(gradient[n]), wide(moments[n]), **rates) for n, f in step.weights.items()}
+    got = {n: {"weights": step.moved[n], "state": step.optimizer[n]} for n in step.moved}
+    return got, {n: {"weights": weights, "state": state} for n, (weights, state) in made.items()}
 
 
 AGAIN: dict[str, Callable[..., Any]] = {
+    "adamw_step": _optimised,
     "update_importance": _importance,
     "triplet_scores": _scores,
     "budget_at": _budget,
@@ -127,5 +193,6 @@ AGAIN: dict[str, Callable[..., Any]] = {
 }
 
 
-def _wide(value: Any) -> Any:
+def wide(value: Any) -> Any:
+    """*value* with every floating array in float64."""
     return tree_map(lambda a: a if a.dtype.kind in "biu" else a.astype(np.float64), value)

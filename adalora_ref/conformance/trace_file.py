@@ -1,7 +1,8 @@
 """A run that a program on another machine recorded: one safetensors file, read and written.
 
 The tensors are named ``step/quantity/matrix``, those of factors with ``/B``, ``/s`` or ``/A`` after it; the metadata
-says under which configuration and convention the run was made. docs/verify/trace.md has the table of quantities.
+says under which configuration and convention the run was made, and the forward order of the matrices, by which ties are
+decided. docs/verify/trace.md has the table of quantities.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from adalora_ref.records import Config
 
 FORMAT = "adalora-ref trace 1"
 
+LARGEST = 2**20
+"""Numbers that a trace may hold: each is checked by itself, in 50 digits, which takes about 0.1 ms."""
+
 FACTORS = ("weights", "gradient", "clipped", "moved", "after")
 PAIRS = {"importance": ("sensitivity", "uncertainty"), "optimizer": ("first", "second")}
 VECTORS = {"scores": "scores", "masks": "keep"}
@@ -41,6 +45,7 @@ def write_trace(path: Path, steps: Sequence[Step], judge: Judge) -> None:
         "convention": judge.convention.name,
         "dtype": judge.working,
         "config": json.dumps(asdict(judge.config)),
+        "matrices": json.dumps(list(steps[0].weights or steps[0].masks or ())),
     }
     write(path, tensors, metadata)
 
@@ -56,16 +61,22 @@ def read_trace(path: Path) -> tuple[list[Step], Judge]:
     """
     tensors, metadata = read(path)
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} must have the metadata format: {FORMAT!r}; got {metadata.get('format')!r}")
-    lacking = [key for key in ("convention", "dtype", "config") if key not in metadata]
-    if lacking:
+        raise ValueError(f"{path} must have the metadata format: {FORMAT!r}; got {metadata.get('format')!r}"[:400])
+    if lacking := [key for key in ("convention", "dtype", "config", "matrices") if key not in metadata]:
         raise ValueError(f"{path} must have the metadata {', '.join(lacking)}")
     if metadata["dtype"] not in ("float64", "float32"):
         raise ValueError(f"the dtype of a trace must be float64 or float32; got {metadata['dtype'][:80]!r}")
-    judge = Judge(read_config(metadata["config"]), convention(metadata["convention"]), metadata["dtype"])
-    steps = [_step(number, held) for number, held in sorted(_by_step(tensors).items())]
+    if (numbers := sum(a.size for a in tensors.values())) > LARGEST:
+        raise ValueError(
+            f"a trace may hold at most {LARGEST} numbers, as each is checked by itself; {path} has {numbers}: "
+            f"record a smaller model, or fewer steps"
+        )
+    judge = Judge(read_config(metadata["config"]), convention(metadata["convention"][:80]), metadata["dtype"])
+    order = _matrices(metadata["matrices"])
+    steps = [_ordered(_step(number, held), order) for number, held in sorted(_by_step(tensors).items())]
     if not steps:
         raise ValueError(f"{path} has no tensor")
+    _require_one_form(steps)
     return steps, judge
 
 
@@ -134,6 +145,56 @@ def _step(number: int, held: dict[str, dict[str, Array]]) -> Step:
 
 def _state(field: str, first: Factors, second: Factors, steps: int) -> Importance | AdamState:
     return Importance(first, second) if field == "importance" else AdamState(first, second, steps)
+
+
+def _matrices(text: str) -> list[str]:
+    """The names of the matrices in forward order, written as a JSON list."""
+    try:
+        held = json.loads(text)
+    except (ValueError, RecursionError):
+        held = None
+    if not isinstance(held, list) or not all(isinstance(n, str) for n in held) or len(set(held)) != len(held):
+        raise ValueError(f"the matrices must be a JSON list of their names, each once; got {text[:120]!r}")
+    return held
+
+
+def _ordered(step: Step, order: Sequence[str]) -> Step:
+    """The step with every dictionary in forward order; each must have just the matrices that are named."""
+    fields: dict[str, Any] = {}
+    for field, held in step._asdict().items():
+        if isinstance(held, dict):
+            if held.keys() != set(order):
+                beside = min(held.keys() ^ set(order))
+                raise ValueError(
+                    f"step {step.number}: {field} must have the matrices of the metadata, {', '.join(order)[:200]}; "
+                    f"{beside[:80]!r} stands on one side alone"
+                )
+            fields[field] = {n: held[n] for n in order}
+    return step._replace(**fields)
+
+
+def _require_one_form(steps: Sequence[Step]) -> None:
+    """Refuse arrays of one matrix whose sizes differ, within a step or between steps."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    ranks: dict[str, int] = {}
+    for step in steps:
+        for field, held in step._asdict().items():
+            for matrix, value in held.items() if isinstance(held, dict) else ():
+                for a in _arrays(value):
+                    r = a.s.shape[0] if isinstance(a, Factors) else a.shape[0]
+                    size = (a.B.shape[0], r, a.A.shape[1]) if isinstance(a, Factors) else sizes.get(matrix, ())
+                    if r != ranks.setdefault(matrix, r) or (size and size != sizes.setdefault(matrix, size)):
+                        raise ValueError(
+                            f"step {step.number}: {field} of {matrix[:80]!r} must have the sizes that it has "
+                            f"elsewhere, (d_out, r, d_in) {sizes.get(matrix, ())}"
+                        )
+
+
+def _arrays(value: Any) -> tuple[Any, ...]:
+    """The factors in a state, or the value itself."""
+    if isinstance(value, Importance | AdamState):
+        return (value[0], value[1])
+    return (value,)
 
 
 def _read_factors(number: int, quantity: str, held: dict[str, Array]) -> dict[str, Factors]:

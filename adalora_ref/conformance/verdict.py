@@ -77,6 +77,14 @@ class Check(NamedTuple):
     link: str = ""
 
 
+class Growth(NamedTuple):
+    """How far a run lies from the reference's after a step, over the largest factor."""
+
+    lane: str
+    step: int
+    apart: float
+
+
 class Row(NamedTuple):
     """All checks of one stage."""
 
@@ -91,6 +99,8 @@ class Row(NamedTuple):
     """Names of the other conventions under which a stage that failed is right."""
     reproduction: str = ""
     """The command that shows the first failure again, or why there is none."""
+    growth: tuple[Growth, ...] = ()
+    """Of a whole run."""
 
     @property
     def run(self) -> int:

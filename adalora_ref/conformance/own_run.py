@@ -1,0 +1,138 @@
+"""A target's own training run: its `train_step` for a whole schedule, each step checked from the target's own state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from adalora_ref.array import Array
+from adalora_ref.conformance import calls
+from adalora_ref.conformance.cases import NUMPY_DTYPES, Inputs
+from adalora_ref.conformance.checking import compare_all
+from adalora_ref.conformance.deviations import reference
+from adalora_ref.conformance.expectations import Undecided
+from adalora_ref.conformance.expectations import train_step as expected_step
+from adalora_ref.conformance.growth import apart, shown, theirs_if_near
+from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
+from adalora_ref.conformance.scripted import CONFIG
+from adalora_ref.conformance.stages import STAGES
+from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host
+from adalora_ref.conformance.trace_diagnosis import wide
+from adalora_ref.conformance.verdict import Check, Growth, Row, Verdict, row
+from adalora_ref.convention import Convention
+from adalora_ref.factors import Factors
+from adalora_ref.records import TrainState
+from adalora_ref.training import init_state
+
+RUN_DTYPES = ("float64", "float32")
+
+
+NAME = "train_step, whole run"
+
+
+def check_run(
+    target: Target, rules: Convention, *, dtypes: Sequence[str] = (), seed: int, seconds: float = SECONDS
+) -> Row:
+    """Train with the target for a whole schedule; check each step from the state that the target itself had reached.
+
+    The row's growth says how far the run drifts from the reference's in float64, from the same start on the same
+    batches.
+    """
+    equation = next(stage.equation for stage in STAGES if stage.name == "train_step")
+    checks: list[Check] = []
+    grown: list[Growth] = []
+    for dtype in [d for d in dtypes or target.usable_dtypes if d in RUN_DTYPES and d in target.usable_dtypes]:
+        lane, held = Lane(dtype, target.accumulation, rules), _inputs(dtype, seed)
+        theirs, ours = held["state"], wide(held["state"])
+        for number in range(CONFIG.schedule.total):
+            case = {**held, "batch": _batch(dtype, seed, number), "state": theirs}
+            check, after = _checked(target, case, lane, number, seconds)
+            checks.append(check)
+            if after is None:
+                break
+            ours = _reference_step({**case, "state": ours}, after, lane)
+            grown.append(Growth(dtype, number, apart(after.factors, ours.factors)))
+            theirs = after
+    return row(NAME, equation, checks)._replace(note=shown(grown), growth=tuple(grown))
+
+
+def _checked(target: Target, case: Inputs, lane: Lane, number: int, seconds: float) -> tuple[Check, TrainState | None]:
+    """Check one step from the target's own state; return the state after it, None where there is none to go on from."""
+    label = f"run/{lane.dtype}/step {number}"
+    fixed = (NAME, label, target.array_library, lane.dtype)
+    try:
+        with time_limit(seconds):
+            outputs = calls.train_step(target, target.hand_over(case), lane)
+            host = {name: on_host(value) for name, value in leaves(outputs)}
+        after = _as_numpy(outputs["state"])
+        _require_shapes(case["state"], after)
+    except CannotExpress as error:
+        return Check(*fixed, Verdict.NOT_RUN, reason=str(error)), None
+    except OutOfTime:
+        return Check(*fixed, Verdict.FAIL, np.inf, None, f"train_step took longer than {seconds:g} s"), None
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  whatever a target raises is a finding about it
+        return Check(*fixed, Verdict.FAIL, np.inf, None, f"train_step raised {type(error).__name__}: {error}"), None
+    try:
+        expected = expected_step(case, lane)
+    except Undecided as error:  # either mask is right: the run goes on from the target's
+        return Check(*fixed, Verdict.INCONCLUSIVE, reason=str(error)), after
+    return Check(*fixed, *compare_all(host, expected)), after
+
+
+def _require_shapes(before: TrainState, after: TrainState) -> None:
+    """Refuse a state that no step can go on from."""
+    shapes = [{n: [a.shape for a in f] for n, f in state.factors.items()} for state in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the factors of the new state must have the shapes {shapes[0]}; got {shapes[1]}")
+
+
+def _as_numpy(state: Any) -> TrainState:
+    """The target's state with NumPy arrays, in our records."""
+
+    def factors(held: Any) -> Factors:
+        return Factors(*map(on_host, held))
+
+    step, weights, importance, optimizer, masks = state
+    return TrainState(
+        int(step),
+        {n: factors(f) for n, f in weights.items()},
+        {n: type(i)(*map(factors, i)) for n, i in importance.items()},
+        {n: type(o)(factors(o[0]), factors(o[1]), int(o[2])) for n, o in optimizer.items()},
+        {n: on_host(mask) for n, mask in masks.items()},
+    )
+
+
+def _inputs(dtype: str, seed: int) -> Inputs:
+    rng, kind = np.random.default_rng(seed), NUMPY_DTYPES[dtype]
+    weights = {name: rng.standard_normal(shape).astype(kind) for name, shape in CHAIN.items()}
+    biases = {name: rng.standard_normal(shape[0]).astype(kind) for name, shape in CHAIN.items()}
+    network = calls.network({"weights": weights, "biases": biases, "labels": False})
+    state = init_state(network, CONFIG, rng)
+    return {"weights": weights, "biases": biases, "labels": False, "config": CONFIG, "state": state}
+
+
+CHAIN = {"layer0": (4, 3), "layer1": (3, 4), "layer2": (4, 3), "layer3": (4, 4)}
+
+
+def _batch(dtype: str, seed: int, number: int) -> list[tuple[Array, Array]]:
+    rng, kind = np.random.default_rng([seed, number]), NUMPY_DTYPES[dtype]
+    return [(rng.standard_normal((3, 3)).astype(kind), rng.standard_normal((3, 4)).astype(kind))]
+
+
+def _reference_step(case: Inputs, theirs: TrainState, lane: Lane) -> TrainState:
+    """The reference's step in float64; where rounding may have decided who is kept, with the target's masks."""
+    held = Target("adalora_ref", reference(lane.convention))
+    case, lane = wide(case), lane._replace(dtype="float64")
+    after: TrainState = calls.train_step(held, case, lane)["state"]
+    scores = {n: lane.convention.score(after.importance[n], f) for n, f in after.factors.items()}
+    masks = theirs_if_near(theirs.masks, after.masks, scores, lane.dtype)
+    if all(np.array_equal(mask, after.masks[n]) for n, mask in masks.items()):
+        return after
+    chosen = replace(lane.convention, allocate=lambda *_, **__: masks)
+    after = calls.train_step(held, case, lane._replace(convention=chosen))["state"]
+    return after
