@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -26,15 +26,25 @@ class Refused(click.ClickException):
     exit_code = 2
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; an interruption, so that it is not taken for something that a target raised."""
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated
+
+
 @contextmanager
 def in_one_sentence() -> Iterator[None]:
     """Turn what the package refuses into ``Error: …`` and status 2, a diverged run into status 1, Ctrl-C into 130.
 
-    SIGTERM ends the command as an exit does, with status 143, so that what it was writing is cleared away.
+    SIGTERM ends the command as Ctrl-C does, with status 143, so that what it was writing is cleared away.
     """
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
+    except Terminated:
+        raise SystemExit(143) from None
     except KeyboardInterrupt:
         click.echo("Interrupted; nothing half-written is left.", err=True)
         raise SystemExit(130) from None
