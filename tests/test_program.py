@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -450,6 +451,24 @@ def test_a_program_that_will_not_end_is_killed(program: Callable[[str], str], mo
     assert not any(processes().get(pid) for pid in pids)
 
 
+def test_termination_of_the_kit_ends_the_program(program: Callable[[str], str], tmp_path: Path) -> None:
+    """SIGTERM in the middle of an answer ends the command with status 143; program and files are gone."""
+    stays = "say(told); sys.stdin.readline(); open(sys.argv[1], 'w').close(); time.sleep(60)"
+    asked = tmp_path / "asked"
+    (tmp_path / "temp").mkdir()
+    command = [sys.executable, "-m", "adalora_ref", "verify", f"exec:{program(stays)} {asked}"]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temp"), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not asked.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 143
+    assert not list((tmp_path / "temp").iterdir())
+    assert not [running for running in processes().values() if str(asked) in running]
+
+
 def test_much_standard_error_is_no_obstacle(program: Callable[[str], str]) -> None:
     """A program that logs a megabyte for each case is read all the same, and its results count."""
     logs = (
@@ -479,9 +498,12 @@ def test_results_that_are_refused(tmp_path: Path) -> None:
         file.truncate(10**12)  # of which nothing is on the disk
     with pytest.raises(ProtocolError, match=r"results cannot be read: .* is larger than 5000 bytes: 1000000000000"):
         read_results(large, 5000)
-    write(tmp_path / "named", {"[y]": np.ones(1)})
-    with pytest.raises(ProtocolError, match=r"must have the names of docs/verify/stages.md; got '\[y\]'"):
-        read_results(tmp_path / "named", 5000)
+    for name in ("[y]", ".y", "", "a]b"):
+        write(tmp_path / "named", {name: np.ones(1)})
+        with pytest.raises(
+            ProtocolError, match=rf"must have the names of docs/verify/stages.md; got '{re.escape(name)}'"
+        ):
+            read_results(tmp_path / "named", 5000)
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(ProtocolError, match="results cannot be read: there is no file"):
             read_results(path, 5000)

@@ -88,7 +88,7 @@ def read_results(path: Path, largest: int) -> dict[str, Array]:
     except (OSError, ValueError) as error:
         raise ProtocolError(f"the program's results cannot be read: {error}") from None
     for name in tensors:
-        if spoken(path_of(name)) != name:
+        if path_of(name) == name or spoken(path_of(name)) != name:
             raise ProtocolError(f"the program's results must have the names of docs/verify/stages.md; got {name!r}")
     return {path_of(name): a.astype(np.int64) if a.dtype == np.int32 else a for name, a in tensors.items()}
 

@@ -43,7 +43,7 @@ from adalora_ref.conformance.protocol import (
 from adalora_ref.conformance.seen import case_inputs
 from adalora_ref.conformance.serial import plain_of, tensors_of, with_normals
 from adalora_ref.conformance.stages import STAGES
-from adalora_ref.conformance.target import CannotExpress, Lane
+from adalora_ref.conformance.target import CannotExpress, Lane, spoken
 from adalora_ref.conformance.tensor_files import DTYPES, write
 from adalora_ref.convention import SPEC
 
@@ -249,7 +249,7 @@ def try_file(data: bytes, path: Path) -> str:
     if len(theirs) != len(held):
         raise FoundError("safetensors finds other tensors in a file that was taken")
     for name, a in held.items():
-        dtype, shape, content = theirs[name[1:].replace("]", "", 1)]
+        dtype, shape, content = theirs[spoken(name)]
         ours = a.astype(np.int32) if dtype == "I32" else a
         if list(a.shape) != shape or ours.tobytes() != content or ours.dtype != DTYPES[dtype]:
             raise FoundError(f"safetensors reads {name!r} in another way")
