@@ -317,6 +317,29 @@ def _decay_without_the_rate(
     return ref.adamw_step(weights, grads, state, learning_rate=learning_rate, weight_decay=decay)
 
 
+def _counted_from_zero(schedule: ref.BudgetSchedule, step: int, /) -> int:
+    phase, end = ref.phase_at(schedule, step), schedule.end_of_pruning
+    if phase != "pruning":
+        return schedule.initial if phase == "warmup" else schedule.target
+    return schedule.target + (schedule.initial - schedule.target) * (end - step) ** 3 // end**3
+
+
+def _ties_go_to_the_last_name(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    ordered = {name: scores[name] for name in sorted(scores, reverse=True)}
+    masks = ref.allocate(ordered, budget, cost=cost)
+    return {name: masks[name] for name in scores}
+
+
+def _spent_in_order(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    return ref.allocate({name: np.ones(len(value)) for name, value in scores.items()}, budget, cost=cost)
+
+
+def _normalised(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    wide = {name: value.astype(np.float64) for name, value in scores.items()}
+    shares = {name: value / top if (top := value.max(initial=0)) > 0 else value for name, value in wide.items()}
+    return ref.allocate(shares, budget, cost=cost)
+
+
 IN_PRUNING: tuple[Deviation, ...] = (
     Deviation(
         "averages_start_at_one", "init_importance", "Ī and Ū start at one instead of at zero", _averages_start_at_one
@@ -590,5 +613,29 @@ IN_PRUNING: tuple[Deviation, ...] = (
         "adamw_step",
         "the bias correction counts one step too many",
         _step_counted_from(1),
+    ),
+    Deviation(
+        "budget_counts_from_zero",
+        "budget_at",
+        "while pruning, the cubic is (1 − t / (T − t_f))³, as if t_i were 0",
+        _counted_from_zero,
+    ),
+    Deviation(
+        "ties_go_to_the_last_name",
+        "allocate",
+        "ties go to the matrix whose name comes last in the alphabet",
+        _ties_go_to_the_last_name,
+    ),
+    Deviation(
+        "budget_is_spent_in_order",
+        "allocate",
+        "matrices are served in forward order until the budget is spent, whatever the scores",
+        _spent_in_order,
+    ),
+    Deviation(
+        "scores_normalised_per_matrix",
+        "allocate",
+        "each matrix's scores are divided by its largest before they are compared",
+        _normalised,
     ),
 )
