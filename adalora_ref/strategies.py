@@ -371,9 +371,7 @@ def _laid_out(a: Array, layout: str, xp: Any) -> Array:
     """The same numbers, elsewhere in memory."""
     ways: dict[str, Callable[[], Array]] = {
         "C": lambda: a,
-        "Fortran": lambda: (
-            xp.stack([a[:, j] for j in range(a.shape[1])]).T if len(a.shape) == 2 and all(a.shape) else a
-        ),
+        "Fortran": lambda: _by_columns(a, xp),
         "strided": lambda: xp.stack([a, xp.zeros_like(a)], axis=-1)[..., 0],
         "read-only": lambda: _locked(a),
         "zero-size": lambda: a[:0],
@@ -387,3 +385,10 @@ def _locked(a: Array) -> Array:
     if isinstance(a, np.ndarray):
         a.setflags(write=False)
     return a
+
+
+def _by_columns(a: Array, xp: Any) -> Array:
+    """A matrix whose columns lie one after the other; what has no columns has no other order."""
+    if len(a.shape) != 2 or 0 in a.shape:
+        return a
+    return xp.stack([a[:, j] for j in range(a.shape[1])]).T

@@ -116,8 +116,8 @@ def verify_reference(options: Options, console: Console) -> int:
     return report.status
 
 
-def verify_target(spec: str, options: Options, console: Console) -> int:
-    """Check ``package.module:object``."""
+def loaded(spec: str) -> Target:
+    """Import ``package.module:object`` and see that its array library can be used; show its own error if it raises."""
     try:
         target = load_target(spec)
     except TargetError as error:
@@ -128,6 +128,12 @@ def verify_target(spec: str, options: Options, console: Console) -> int:
         backend(target.array_library)
     except (ValueError, RuntimeError) as error:
         raise TargetError(f"{spec}.array_library cannot be used here: {error}") from None
+    return target
+
+
+def verify_target(spec: str, options: Options, console: Console) -> int:
+    """Check ``package.module:object``."""
+    target = loaded(spec)
     names = list(dict.fromkeys(stage.needs[0] for stage in STAGES))
     if scripted.is_allocator(target):
         return verify_allocator(target, options, console)

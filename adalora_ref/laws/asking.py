@@ -15,7 +15,7 @@ from adalora_ref.conformance.checking import stage_named
 from adalora_ref.conformance.expectations import Expectation, Undecided
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.stages import Stage
-from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host, spoken
+from adalora_ref.conformance.target import CannotExpress, Lane, Target, TargetError, leaves, on_host, spoken
 from adalora_ref.conformance.verdict import Divergence, Verdict, compare
 from adalora_ref.convention import SPEC, Convention
 from adalora_ref.factors import Factors
@@ -138,6 +138,8 @@ class Asked:
                 return call()
         except CannotExpress:
             raise
+        except TargetError as error:
+            raise CannotExpress(str(error)) from None
         except OutOfTime:
             raise Broken(f"{name} took longer than {SECONDS:g} s") from None
         except (Exception, SystemExit) as error:  # whatever a target raises is a finding about it

@@ -51,7 +51,8 @@ def steady(draw: DrawFn, /, dtype: str) -> Inputs:
     """A state whose Ī is just this step's |w · g|."""
     case = draw(updates(dtype, only_eighths=True))
     kind = NUMPY_DTYPES["float32" if dtype in HALF else dtype]
-    mean = map_factors(lambda w, g: np.abs(w.astype(kind) * g.astype(kind)), case["weights"], case["grads"])
+    pairs = zip(case["weights"], case["grads"], strict=True)
+    mean = Factors(*(np.abs(w.astype(kind) * g.astype(kind)) for w, g in pairs))
     return case | {"state": Importance(mean, case["state"].uncertainty)}
 
 
@@ -82,7 +83,7 @@ def states(draw: DrawFn, /, dtype: str, *, only_eighths: bool = False) -> Inputs
 @st.composite
 def raised_states(draw: DrawFn, /, dtype: str) -> Inputs:
     """A state with positive entries, one of which is raised: of which average, in which array, and where."""
-    state = map_state(lambda a: a + a.dtype.type(0.125), draw(states(dtype, only_eighths=True))["state"])
+    state = map_state(lambda a: np.where(a == 0, a + 1, a), draw(states(dtype, only_eighths=True))["state"])
     which, part = draw(st.sampled_from([0, 1])), draw(st.sampled_from(["s", "B", "A"]))
     held = getattr(state[which], part)
     place = tuple(draw(st.integers(0, size - 1)) for size in held.shape)
@@ -95,7 +96,7 @@ def optimised(draw: DrawFn, /, dtype: str) -> Inputs:
     weights = draw(strategies.factors(dtype=dtype))
     state = draw(strategies.importance_states(weights, dtype=dtype))
     fresh = draw(st.booleans())
-    first, second = (map_factors(np.zeros_like, held) if fresh else held for held in state)
+    first, second = (_zero(held) if fresh else held for held in state)
     return {
         "weights": weights,
         "grads": draw(strategies.gradients(weights, dtype=dtype)),
@@ -107,7 +108,7 @@ def optimised(draw: DrawFn, /, dtype: str) -> Inputs:
 
 def map_state(f: Any, state: Importance) -> Importance:
     """Apply *f* to all six arrays."""
-    return Importance(*(map_factors(f, held) for held in state))
+    return Importance(*(Factors(*map(f, held)) for held in state))
 
 
 def sensitivity_of(case: Inputs) -> tuple[Any, ...]:
@@ -120,7 +121,7 @@ def _updated(it: Asked, case: Inputs, **changed: Any) -> Any:
 
 
 def _zero(factors: Factors) -> Factors:
-    return map_factors(np.zeros_like, factors)
+    return Factors(*map(np.zeros_like, factors))
 
 
 # AVERAGES

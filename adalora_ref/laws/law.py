@@ -33,6 +33,8 @@ class Law(NamedTuple):
         Optional arguments without which it says nothing.
     examples
         Cases that are always tried, each with its dtype.
+    one_of
+        Public functions of which it needs one at least.
     """
 
     holds: Callable[[Asked, Any], None]
@@ -41,6 +43,7 @@ class Law(NamedTuple):
     broken_by: str | None
     options: tuple[str, ...] = ()
     examples: tuple[tuple[str, Inputs], ...] = ()
+    one_of: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -50,12 +53,14 @@ class Law(NamedTuple):
     @property
     def says(self) -> str:
         """Its sentence, in words and formula."""
-        return " ".join((inspect.getdoc(self.holds) or "").split())
+        return (inspect.getdoc(self.holds) or "").partition("\n\n")[0].replace("\n", " ")
 
     def lacking(self, target: Target) -> str:
         """What the target lacks for this law, or nothing."""
         missing = [name for name in self.stages if target.function(name) is None]
         if missing:
             return f"the target has no {' and no '.join(missing)}"
+        if self.one_of and not any(target.function(name) for name in self.one_of):
+            return f"the target has none of {', '.join(self.one_of)}"
         absent = [o for o in self.options if all(target.lacks_option(stage, o) for stage in self.stages)]
         return f"the target's {self.stages[0]} takes no {' and no '.join(absent)}" if absent else ""
