@@ -303,6 +303,11 @@ class Right:
 
 class Nothing:
     pass
+
+class Interrupted:
+    def merge(self, W, factors, /, *, scale):
+        raise KeyboardInterrupt
+    increment = merge
 """
 
 
@@ -374,6 +379,13 @@ def test_exit_statuses(elsewhere: Path) -> None:
         assert done.exit_code == 2
         assert told in done.output
         assert "Traceback" not in done.output
+
+
+def test_an_interruption_is_clean(elsewhere: Path) -> None:
+    """Ctrl-C ends the run in one sentence with status 130, and nothing is written."""
+    done = run("law_targets:Interrupted", "--examples", "25")
+    assert (done.exit_code, done.output) == (130, "Interrupted; nothing was written.\n")
+    assert not (elsewhere / "adalora-ref-laws").exists()
 
 
 def test_the_reference_is_the_default(elsewhere: Path) -> None:
