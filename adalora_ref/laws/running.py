@@ -26,7 +26,7 @@ LEAST = 25
 LAX: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "report_multiple_bugs": False}
 
 PROFILES: dict[str, hypothesis.settings] = {
-    "quick": hypothesis.settings(max_examples=10, derandomize=True, **LAX),
+    "quick": hypothesis.settings(max_examples=8, derandomize=True, **LAX),
     "long": hypothesis.settings(max_examples=5000, derandomize=False, **LAX),
 }
 """Two ways to run laws: the same few cases every time, and many new ones."""
