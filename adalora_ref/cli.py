@@ -242,3 +242,31 @@ def answer(folder: Path, results: Path, target: str) -> None:
         from adalora_ref.conformance import vectors_command
 
         vectors_command.answer(folder, results, target, make_console())
+
+
+@main.command()
+@click.argument("target", required=False)
+@click.option("--examples", type=click.IntRange(min=1), default=100, show_default=True, help="Of each law, at most.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the examples.")
+@click.option("--time", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="In all; each law gets 25.")
+@click.option("--law", "laws", multiple=True, metavar="NAME", help="Run this law alone; repeatable.")
+@click.option("--keep", is_flag=True, help="Keep the call that departs as a permanent vector.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("adalora-ref-laws"),
+    show_default=True,
+    metavar="DIR",
+    help="Where reproductions are written.",
+)
+def laws(target: str | None, **options: Any) -> None:
+    """Hold TARGET, or the reference, to the laws of AdaLoRA, on cases that are drawn and made small.
+
+    TARGET is package.module:object or package.module. The exit status is 0 if all laws hold, 1 if one broke, 2 for
+    wrong usage, 3 if a law could not be decided.
+    """
+    with in_one_sentence():
+        from adalora_ref.laws import command
+
+        status = command.run(target, command.Options(**options), make_console())
+    raise SystemExit(status)

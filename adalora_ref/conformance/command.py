@@ -155,8 +155,8 @@ def _target_alone(spec: str) -> list[Target]:
     return [load_target(spec)]
 
 
-def verify_target(spec: str, options: Options, console: Console) -> int:
-    """Check ``package.module:object``."""
+def loaded(spec: str) -> Target:
+    """Import ``package.module:object`` and see that its array library can be used; show its own error if it raises."""
     try:
         target = load_target(spec)
     except TargetError as error:
@@ -164,6 +164,12 @@ def verify_target(spec: str, options: Options, console: Console) -> int:
             _show_their_traceback(error.__cause__)
         raise
     require_library(target)
+    return target
+
+
+def verify_target(spec: str, options: Options, console: Console) -> int:
+    """Check ``package.module:object``."""
+    target = loaded(spec)
     if scripted.is_allocator(target):
         return verify_allocator(target, options, console)
     require_functions(target)

@@ -153,6 +153,42 @@ def _gap_transposed(factors: Factors, /) -> Any:
     return (P * P).sum() + (Q * Q).sum(), Factors(4 * B @ P.T, 0 * s, 4 * Q.T @ A)
 
 
+def _relu_between(
+    x: Any, W: Any, factors: Factors, /, *, scale: float, bias: Any = None, dropout_mask: Any = None
+) -> Any:
+    B, s, A = factors
+    hidden = x if dropout_mask is None else x * dropout_mask
+    y = x @ W.T + scale * ((np.maximum(hidden @ A.T, 0) * s) @ B.T)
+    options = {"scale": scale, "bias": bias, "dropout_mask": dropout_mask}
+    return y if bias is None else y + bias, ref.linear_forward(x, W, factors, **options)[1]
+
+
+def _first_sample_alone(dx: Any, grads: Factors, dy: Any, cache: Any) -> tuple[Any, Factors]:
+    if dy.ndim == 1:
+        return dx, grads
+    mask = None if cache.dropout_mask is None else cache.dropout_mask[:1]
+    first = ref.linear_forward(cache.x[:1], cache.W, cache.factors, scale=cache.scale, dropout_mask=mask)[1]
+    return dx, ref.linear_backward(dy[:1], first)[1]
+
+
+def _traces(R: Any, grads: Factors, factors: Factors) -> tuple[Any, Factors]:
+    B, s, A = factors
+    return (B * B).sum() + (A * A).sum() - 2 * R.dtype.type(s.shape[0]), Factors(2 * B, 0 * s, 2 * A)
+
+
+def _upper_triangles(R: Any, grads: Factors, factors: Factors) -> tuple[Any, Factors]:
+    (B, s, A), (P, Q) = factors, _grams(factors)
+    unit = np.eye(s.shape[0], dtype=s.dtype)
+    return R, Factors(4 * B @ np.triu(P - unit), 0 * s, 4 * np.triu(Q - unit).T @ A)
+
+
+def _norm_of_grams(factors: Factors, /) -> Any:
+    (B, s, A), (P, Q) = factors, _grams(factors)
+    norms = [np.sqrt((gram * gram).sum()) for gram in (P, Q)]
+    over = [norm if norm > 0 else norm + 1 for norm in norms]
+    return norms[0] + norms[1], Factors(2 * B @ P / over[0], 0 * s, 2 * Q @ A / over[1])
+
+
 IN_LAYERS: tuple[Deviation, ...] = (
     Deviation(
         "s_starts_at_one",
@@ -441,5 +477,67 @@ IN_LAYERS: tuple[Deviation, ...] = (
         "orthogonality_norm",
         "the gradient is that of the squared norms",
         _norm(lambda R, grads, factors: (R, ref.orthogonality_penalty(factors)[1])),
+    ),
+    Deviation(
+        "s_is_taken_without_sign",
+        "linear_forward",
+        "the increment is B · diag(|s|) · A, as if singular values could not be negative",
+        _forward(lambda factors, **_: {"factors": Factors(factors.B, np.abs(factors.s), factors.A)}),
+    ),
+    Deviation(
+        "relu_between_A_and_B",
+        "linear_forward",
+        "a ReLU stands between A and B, as in a bottleneck adapter",
+        _relu_between,
+    ),
+    Deviation(
+        "A_is_reshaped",
+        "linear_forward",
+        "A is reshaped to (d_in, r) instead of transposed, which is right for r = 1 alone",
+        _forward(
+            lambda factors, **_: {"factors": Factors(factors.B, factors.s, factors.A.reshape(factors.A.shape[::-1]).T)}
+        ),
+    ),
+    Deviation(
+        "gradients_are_clipped_by_value",
+        "linear_backward",
+        "every entry of dB, ds and dA is clipped to [−1, 1]",
+        _backward(lambda dx, grads, dy, cache: (dx, map_factors(lambda g: np.clip(g, -1, 1), grads))),
+    ),
+    Deviation(
+        "gradients_of_the_first_sample",
+        "linear_backward",
+        "dB, ds and dA are made of the first sample alone",
+        _backward(_first_sample_alone),
+    ),
+    Deviation(
+        "ds_is_made_of_z",
+        "linear_backward",
+        "ds is made of z = u ⊙ s instead of u",
+        _backward(lambda dx, grads, dy, cache: (dx, Factors(grads.B, grads.s * cache.factors.s, grads.A))),
+    ),
+    Deviation(
+        "increment_is_divided_by_the_rank",
+        "increment",
+        "ΔW is divided by the rank once more, though the scale is α / r already",
+        lambda factors, /, *, scale: ref.increment(factors, scale=scale / max(1, factors.s.shape[0])),
+    ),
+    Deviation(
+        "penalty_is_a_trace",
+        "orthogonality_penalty",
+        "R is tr(BᵀB − I) + tr(AAᵀ − I), without squares: the lengths alone, and negative where they are short",
+        _penalty(_traces),
+    ),
+    Deviation(
+        "penalty_gradient_of_the_upper_triangle",
+        "orthogonality_penalty",
+        "the gradient takes the upper triangles of BᵀB − I and AAᵀ − I alone",
+        _penalty(_upper_triangles),
+    ),
+    Deviation(
+        "norm_lacks_the_identity",
+        "orthogonality_norm",
+        "R is ‖BᵀB‖ + ‖AAᵀ‖, without − I",
+        _norm_of_grams,
     ),
 )

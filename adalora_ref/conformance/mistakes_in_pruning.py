@@ -158,6 +158,29 @@ def _compared_as_doubles(scores: dict[str, Any], budget: int, /, *, cost: Any = 
     return ref.allocate({name: value.astype(np.float64) for name, value in scores.items()}, budget, cost=cost)
 
 
+def _counted_from_zero(schedule: ref.BudgetSchedule, step: int, /) -> int:
+    phase, end = ref.phase_at(schedule, step), schedule.end_of_pruning
+    if phase != "pruning":
+        return schedule.initial if phase == "warmup" else schedule.target
+    return schedule.target + (schedule.initial - schedule.target) * (end - step) ** 3 // end**3
+
+
+def _ties_go_to_the_last_name(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    ordered = {name: scores[name] for name in sorted(scores, reverse=True)}
+    masks = ref.allocate(ordered, budget, cost=cost)
+    return {name: masks[name] for name in scores}
+
+
+def _spent_in_order(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    return ref.allocate({name: np.ones(len(value)) for name, value in scores.items()}, budget, cost=cost)
+
+
+def _normalised(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    wide = {name: value.astype(np.float64) for name, value in scores.items()}
+    shares = {name: value / top if (top := value.max(initial=0)) > 0 else value for name, value in wide.items()}
+    return ref.allocate(shares, budget, cost=cost)
+
+
 IN_PRUNING: tuple[Deviation, ...] = (
     Deviation("warmup_includes_t_i", "phase_at", "t = t_i is still warm-up", _warmup_includes_t_i),
     Deviation("last_phase_begins_later", "phase_at", "t = T − t_f is still pruning", _final_begins_later),
@@ -317,5 +340,29 @@ IN_PRUNING: tuple[Deviation, ...] = (
         "compress",
         "the kept triplets are removed, the dropped ones stay",
         lambda factors, keep, /: ref.compress(factors, ~keep),
+    ),
+    Deviation(
+        "budget_counts_from_zero",
+        "budget_at",
+        "while pruning, the cubic is (1 − t / (T − t_f))³, as if t_i were 0",
+        _counted_from_zero,
+    ),
+    Deviation(
+        "ties_go_to_the_last_name",
+        "allocate",
+        "ties go to the matrix whose name comes last in the alphabet",
+        _ties_go_to_the_last_name,
+    ),
+    Deviation(
+        "budget_is_spent_in_order",
+        "allocate",
+        "matrices are served in forward order until the budget is spent, whatever the scores",
+        _spent_in_order,
+    ),
+    Deviation(
+        "scores_normalised_per_matrix",
+        "allocate",
+        "each matrix's scores are divided by its largest before they are compared",
+        _normalised,
     ),
 )

@@ -228,6 +228,11 @@ def _deviation(name: str, says: str, function: Step) -> Deviation:
     return Deviation(name, "train_step", says, function)
 
 
+def _first_of_each(scores: Any, budget: int, /, *, cost: Any = None) -> Any:
+    masks = ref.allocate(scores, budget, cost=cost)
+    return {name: np.arange(mask.size) < mask.sum() for name, mask in masks.items()}
+
+
 IN_TRAINING: tuple[Deviation, ...] = (
     _deviation("scale_stays", "the scale is α / r_init and does not follow the rank, as in the paper",
                _under(scale=scale_by_initial_rank)),
@@ -305,4 +310,6 @@ IN_TRAINING: tuple[Deviation, ...] = (
         allocates=lambda schedule, t: ref.allocates_at(schedule, t) and t != schedule.end_of_pruning)),
     _deviation("linear_schedule_in_training", "the budget falls linearly instead of as a cubic",
                _under(budget=linear_schedule)),
+    _deviation("masks_keep_the_first", "each matrix keeps as many triplets as it should, but the first ones",
+               _under(allocate=_first_of_each)),
 )  # fmt: skip

@@ -1,0 +1,366 @@
+"""State machines: runs of steps in any order, with invariants that hold after each.
+
+Both are factories: they return a class for ``run_state_machine_as_test(machine)``, or whose `TestCase` pytest collects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import hypothesis
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from adalora_ref import strategies
+from adalora_ref.budget import allocates_at, budget_at
+from adalora_ref.conformance.target import Target, leaves, on_host
+from adalora_ref.conformance.verdict import Verdict
+from adalora_ref.factors import Factors, map_factors
+from adalora_ref.importance import Importance, init_importance
+from adalora_ref.laws.asking import Asked
+from adalora_ref.laws.measured import Broken, Numbers, demand, equal, exact, same
+from adalora_ref.laws.running import LAX, LEAST, Outcome, as_target
+from adalora_ref.laws.runs import state_of, through_a_file
+from adalora_ref.records import Config, TrainState
+from adalora_ref.training import init_state
+
+ODD = {"ordinary": 1.0, "zero": 0.0, "huge": 2.0**100, "tiny": 2.0**-100, "one matrix silent": 1.0}
+"""By what a gradient of eighths is multiplied; squares of all of them are far from over- and underflow."""
+
+SHAPES = {"q": (2, 2), "v": (1, 2)}
+
+kinds = st.sampled_from(list(ODD))
+
+
+@st.composite
+def gradients(draw: Any, kind: str, like: dict[str, Factors]) -> dict[str, Factors]:
+    """A gradient of each matrix, of one kind."""
+    drawn = {name: draw(strategies.gradients(held)) for name, held in like.items()}
+    silent = draw(st.sampled_from(list(like))) if kind == "one matrix silent" else None
+    factor = {name: 0.0 if name == silent else ODD[kind] for name in like}
+    return {name: Factors(*(factor[name] * g for g in held)) for name, held in drawn.items()}
+
+
+def scores_by_hand(state: Importance) -> Numbers:
+    """(Ī·Ū)(s_i) + mean_j (Ī·Ū)(B_ji) + mean_j (Ī·Ū)(A_ij), exactly."""
+    (B, s, A), (C, t, D) = (tuple(map(exact, held)) for held in state)
+    return s * t + np.sum(B * C, axis=0) / B.shape[0] + np.sum(A * D, axis=1) / A.shape[1]
+
+
+def check_scores(it: Asked, importance: dict[str, Importance]) -> None:
+    """Scores are what the averages say, and neither average is negative or not finite."""
+    for name, held in importance.items():
+        for path, a in leaves(held):
+            demand(np.all(np.isfinite(a)) and np.all(a >= 0), f"{path} of {name} must be finite and not negative")
+        if it.target.function("triplet_scores"):
+            equal(f"S of {name}", it("triplet_scores", {"state": held}).S, "its sum", scores_by_hand(held))
+
+
+def check_masked(masks: dict[str, Any], factors: dict[str, Factors]) -> None:
+    """s is zero where the mask drops."""
+    for name, mask in masks.items():
+        s = factors[name].s
+        demand(not np.any(s[~mask]), f"s of {name} must be 0 where dropped; got {s.tolist()} with mask {mask.tolist()}")
+
+
+def check_compressed(it: Asked, masks: dict[str, Any], factors: dict[str, Factors]) -> None:
+    """Where s is masked, the compressed factors have the same increment."""
+    for name, held in factors.items():
+        masked = it("prune", {"factors": held, "keep": masks[name]}).factors()
+        fewer = it("compress", {"factors": held, "keep": masks[name]}).factors()
+        W = np.zeros((held.B.shape[0], held.A.shape[1]))
+        a, b = (it("increment", {"W": W, "factors": f, "scale": 1.0}).ΔW for f in (masked, fewer))
+        equal(f"ΔW of {name}, masked", a, "compressed", b)
+
+
+class _AllocatorMachine(RuleBasedStateMachine):
+    """The state of a run of the allocator: schedule, step, weights, averages, masks."""
+
+    target: Target
+
+    @initialize(script=strategies.scripts(shapes=SHAPES))
+    def start(self, script: dict[str, Any]) -> None:
+        """Begin a schedule; every triplet is kept."""
+        self.schedule, self.weights, self.step, self.pruned = script["schedule"], script["weights"], 0, False
+        self.importance = {n: init_importance(f) for n, f in self.weights.items()}
+        self.masks = {n: np.ones(f.s.shape, dtype=bool) for n, f in self.weights.items()}
+        self.shapes = {n: f.B.shape for n, f in self.weights.items()}
+        self.budget = self.schedule.initial
+
+    @rule(kind=kinds, data=st.data())
+    def update(self, kind: str, data: Any) -> None:
+        """One step: averages until T − t_f, an allocation where one is due, the mask, and a move of the weights."""
+        it, grads = Asked(self.target, "float64"), data.draw(gradients(kind, self.weights), label="gradients")
+        if self.step < self.schedule.end_of_pruning:
+            for name, held in self.importance.items():
+                given = {"state": held, "weights": self.weights[name], "grads": grads[name]}
+                self.importance[name] = _averages(it, given | {"beta1": 0.5, "beta2": 0.75})
+        moved = data.draw(gradients("ordinary", self.weights), label="moved to")
+        self._allocate(it, moved)
+        self.step += 1
+
+    def _allocate(self, it: Asked, moved: dict[str, Factors]) -> None:
+        asked = {"schedule": self.schedule, "steps": [self.step]}
+        has = _has(self.target, "allocates_at")
+        due = bool(it("allocates_at", asked).due[0]) if has else allocates_at(self.schedule, self.step)
+        if due:
+            has = _has(self.target, "budget_at")
+            self.budget = int(it("budget_at", asked).b[0]) if has else budget_at(self.schedule, self.step)
+            scores = {n: it("triplet_scores", {"state": held}).host["[S]"] for n, held in self.importance.items()}
+            self.masks = dict(it("allocate", {"scores": scores, "budget": self.budget, "cost": None}).keep)
+        self.pruned = due or self.step > self.schedule.end_of_pruning
+        self.weights = moved
+        if self.pruned:
+            given = {n: {"factors": f, "keep": self.masks[n]} for n, f in moved.items()}
+            self.weights = {n: it("prune", case).factors() for n, case in given.items()}
+
+    @rule()
+    def skip(self) -> None:
+        """A step that is skipped counts, and changes nothing else."""
+        self.step += 1
+        self.pruned = False
+
+    @rule()
+    def save_and_load(self) -> None:
+        """What is written to a file and read back is what it was."""
+        held = TrainState(self.step, self.weights, self.importance, {}, self.masks)
+        loaded = through_a_file(held)
+        self.weights, self.importance, self.masks = loaded.factors, loaded.importance, loaded.masks
+
+    @precondition(lambda self: _has(self.target, "compress") and _has(self.target, "increment"))
+    @rule()
+    def compress(self) -> None:
+        """At a given scale, compressed factors are the masked layer."""
+        check_compressed(Asked(self.target, "float64"), self.masks, self.weights)
+
+    @invariant()
+    def the_budget_is_kept(self) -> None:
+        """As many are kept as the latest allocation was to keep."""
+        count = sum(int(np.sum(mask)) for mask in self.masks.values())
+        demand(count == self.budget, f"the number kept must be the budget, {self.budget}; got {count}")
+
+    @invariant()
+    def mask_and_s_agree(self) -> None:
+        """After an allocation, and in the last phase, s is zero where dropped."""
+        if self.pruned:
+            check_masked(self.masks, self.weights)
+
+    @invariant()
+    def shapes_stay(self) -> None:
+        """Pruning changes no shape."""
+        same("the shapes of B", {n: f.B.shape for n, f in self.weights.items()}, "as at the start", self.shapes)
+        same("the lengths of the masks", {n: m.shape for n, m in self.masks.items()}, "the ranks",
+             {n: f.s.shape for n, f in self.weights.items()})  # fmt: skip
+
+    @invariant()
+    def scores_are_of_the_averages(self) -> None:
+        """Scores are what the averages say."""
+        check_scores(Asked(self.target, "float64"), self.importance)
+
+
+def allocator_machine(implementation: Any) -> type[RuleBasedStateMachine]:
+    """A machine over the functions of an allocator: updates, odd gradients, skipped steps, save and load, compress.
+
+    It needs update_importance, triplet_scores, allocate, prune, compress and increment, and asks budget_at and
+    allocates_at where the implementation has them.
+    """
+    return type("AllocatorMachine", (_AllocatorMachine,), {"target": as_target(implementation)})
+
+
+def _has(target: Target, name: str) -> bool:
+    return target.function(name) is not None
+
+
+def _averages(it: Asked, given: dict[str, Any]) -> Importance:
+    host = it("update_importance", given).host
+    return Importance(*(
+        Factors(*(host[f"[state].{name}.{part}"] for part in "BsA")) for name in ("sensitivity", "uncertainty")
+    ))  # fmt: skip
+
+
+class Scripted:
+    """A network whose gradient is what its batch says: training is seen apart from any layer."""
+
+    def __init__(self, weights: dict[str, Any], like: dict[str, Factors]) -> None:
+        self.weights, self._like = weights, like
+
+    def forward(self, x: Any, _factors: Any, _scales: Any, /) -> tuple[Any, None]:
+        """Hand x through."""
+        return x, None
+
+    def loss(self, output: Any, target: Any, /) -> tuple[Any, Any]:
+        """The first entry of x, with the scripted gradient."""
+        return output[0], target
+
+    def backward(self, doutput: Any, _cache: Any, /) -> dict[str, Factors]:
+        """Cut the scripted gradient, one long row, into the arrays of every matrix."""
+        grads, start = {}, 0
+        for name, held in self._like.items():
+            parts = []
+            for a in held:
+                parts.append(doutput[start : start + a.size].reshape(a.shape))
+                start += a.size
+            grads[name] = Factors(*parts)
+        return grads
+
+
+class _TrainingMachine(RuleBasedStateMachine):
+    """The state of a training run on a scripted network, and its last report."""
+
+    target: Target
+
+    @initialize(script=strategies.scripts(shapes=SHAPES))
+    def start(self, script: dict[str, Any]) -> None:
+        """Begin a schedule with the factors of the script."""
+        rank = next(iter(script["weights"].values())).s.shape[0]
+        self.frozen = {name: np.full(shape, 0.5) for name, shape in SHAPES.items()}
+        self.network = Scripted(self.target.hand_over(self.frozen), script["weights"])
+        self.config = Config(schedule=script["schedule"], initial_rank=rank, alpha=2.0, learning_rate=0.125)
+        first = init_state(Scripted(self.frozen, script["weights"]), self.config, np.random.default_rng(0))
+        self.state = first._replace(factors=script["weights"])
+        self.budget, self.pruned = self.config.schedule.initial, False
+
+    @rule(kind=kinds, data=st.data())
+    def train(self, kind: str, data: Any) -> None:
+        """One step."""
+        grads = data.draw(gradients(kind, self.state.factors), label="gradients")
+        state, report = self._step(grads)
+        step = self.state.step
+        self.pruned = allocates_at(self.config.schedule, step) or step > self.config.schedule.end_of_pruning
+        if allocates_at(self.config.schedule, step):
+            self.budget = int(report.budget)
+            want = budget_at(self.config.schedule, step)
+            demand(self.budget == want, f"the budget of step {step} must be {want}; got {self.budget}")
+        self.state = state
+        demand(state.step == step + 1, f"the step after {step} must be {step + 1}; got {state.step}")
+
+    def _step(self, grads: dict[str, Factors]) -> tuple[TrainState, Any]:
+        flat = np.concatenate([a.reshape(-1) for held in grads.values() for a in held])
+        it, batch = Asked(self.target, "float64"), [(np.ones(1), flat)]
+        handed = self.target.hand_over({"state": self.state, "batch": batch})
+        function = self.target.require("train_step")
+        state, report = it.guarded(
+            "train_step", lambda: function(handed["state"], handed["batch"], self.network, self.config)
+        )
+        host = {path: on_host(a) for path, a in leaves({"state": state})}
+        return state_of(host, self.state), report
+
+    @rule()
+    def skip(self) -> None:
+        """A gradient that is not finite is refused, or its result thrown away; the state is what it was."""
+        nan = {n: map_factors(lambda a: np.full_like(a, np.nan), f) for n, f in self.state.factors.items()}
+        flat = np.concatenate([a.reshape(-1) for held in nan.values() for a in held])
+        handed = self.target.hand_over({"state": self.state, "batch": [(np.ones(1), flat)]})
+        before = [(path, on_host(a).tobytes()) for path, a in leaves(handed["state"])]
+        with suppress(ArithmeticError, ValueError, RuntimeError):
+            self.target.require("train_step")(handed["state"], handed["batch"], self.network, self.config)
+        after = [(path, on_host(a).tobytes()) for path, a in leaves(handed["state"])]
+        changed = [path for (path, a), (_, b) in zip(before, after, strict=True) if a != b]
+        demand(not changed, f"a step must not change the state that it was given; it changed {changed}")
+
+    @rule()
+    def save_and_load(self) -> None:
+        """What is written to a file and read back is what it was."""
+        self.state = through_a_file(self.state)
+
+    @precondition(lambda self: all(_has(self.target, name) for name in ("prune", "compress", "increment")))
+    @rule()
+    def compress(self) -> None:
+        """At a given scale, compressed factors are the masked layer."""
+        check_compressed(Asked(self.target, "float64"), self.state.masks, self.state.factors)
+
+    @invariant()
+    def the_budget_is_kept(self) -> None:
+        """As many are kept as the latest allocation was to keep."""
+        count = sum(int(np.sum(mask)) for mask in self.state.masks.values())
+        demand(count == self.budget, f"the number kept must be the budget, {self.budget}; got {count}")
+
+    @invariant()
+    def frozen_weights_stay(self) -> None:
+        """W is frozen."""
+        for name, W in self.network.weights.items():
+            same(f"W of {name}", on_host(W).tolist(), "as at the start", self.frozen[name].tolist())
+
+    @invariant()
+    def mask_and_s_agree(self) -> None:
+        """After an allocation, and in the last phase, s is zero where dropped."""
+        if self.pruned:
+            check_masked(self.state.masks, self.state.factors)
+
+    @invariant()
+    def all_is_finite_in_its_shape(self) -> None:
+        """Every array of the state is finite and has the shape that it had."""
+        for path, a in leaves(self.state):
+            demand(np.all(np.isfinite(a)), f"{path} must be finite; got {np.asarray(a).tolist()}")
+        for name, held in self.state.factors.items():
+            want = (*SHAPES[name], self.config.initial_rank)
+            same(f"d_out, d_in and r of {name}", (len(held.B), held.A.shape[1], len(held.s)), "as it was", want)
+
+    @invariant()
+    def scores_are_of_the_averages(self) -> None:
+        """Scores are what the averages say."""
+        check_scores(Asked(self.target, "float64"), self.state.importance)
+
+
+def training_machine(implementation: Any) -> type[RuleBasedStateMachine]:
+    """A machine over train_step: steps with ordinary and odd gradients, skipped steps, save and load, compress."""
+    return type("TrainingMachine", (_TrainingMachine,), {"target": as_target(implementation)})
+
+
+# FOR THE COMMAND
+
+
+class Machine(NamedTuple):
+    """A machine as the command runs it, beside the laws."""
+
+    factory: Callable[[Any], type[RuleBasedStateMachine]]
+    says: str
+    stages: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the factory."""
+        return self.factory.__name__
+
+    def lacking(self, target: Target) -> str:
+        """What the target lacks for this machine, or nothing."""
+        missing = [name for name in self.stages if not _has(target, name)]
+        return f"the target has no {' and no '.join(missing)}" if missing else ""
+
+
+MACHINES = (
+    Machine(
+        allocator_machine,
+        "Updates, odd gradients, skips, saving and compressing, in any order, keep budget, mask, shapes and scores.",
+        ("update_importance", "triplet_scores", "allocate", "prune"),
+    ),
+    Machine(
+        training_machine,
+        "Steps, odd gradients, refused ones, saving and compressing, in any order, keep W, budget, mask and scores.",
+        ("train_step",),
+    ),
+)
+
+
+def run_machine(machine: Machine, target: Target, *, seed: int) -> Outcome:
+    """Run a machine `LEAST` times, fifteen rules each."""
+    if lacking := machine.lacking(target):
+        return Outcome(machine, Verdict.NOT_RUN, 0, reason=lacking)
+    settings = hypothesis.settings(**LAX, max_examples=LEAST, stateful_step_count=15, derandomize=False)
+    try:
+        run_state_machine_as_test(hypothesis.seed(seed)(machine.factory(target)), settings=settings)
+    except (Broken, Flaky) as error:
+        steps = "\n".join(getattr(error, "__notes__", ()))
+        return Outcome(machine, Verdict.FAIL, 0, reason=f"{error}\n{steps}")
+    return Outcome(machine, Verdict.PASS, LEAST)

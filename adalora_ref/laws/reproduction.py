@@ -1,0 +1,154 @@
+"""What stays of a law that broke: a script with the case in it, and, if asked, the case as a permanent vector."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adalora_ref.conformance import tensor_files
+from adalora_ref.conformance.serial import plain_of, tensors_of
+from adalora_ref.laws.asking import Answer
+from adalora_ref.laws.running import Failure, Outcome
+
+FOLDER = Path("adalora-ref-laws")
+"""In the current directory, a folder for each law that broke."""
+
+SCRIPT = '''\
+"""{law} broke for {target}.
+
+{says}
+
+Run it where the target can be imported: python {path} [TARGET]
+"""
+
+import sys
+
+from numpy import array, bool_, float32, float64  # noqa: F401
+
+from adalora_ref import *  # noqa: F403
+from adalora_ref.conformance.target import load_target
+from adalora_ref.laws import Broken, check, law_named
+
+CASE = {case}
+
+law, target = law_named("{law}"), load_target(sys.argv[1] if len(sys.argv) > 1 else "{target}")
+try:
+    check(law, target, "{dtype}", CASE)
+except Broken as error:
+    sys.exit(f"{law} is broken: {{error}}")
+print("{law} holds")
+'''
+
+
+def source(value: Any) -> str:
+    """*value* as Python: arrays, records and what is made of them; every number exactly."""
+    if isinstance(value, np.ndarray):
+        shaped = f".reshape({value.shape})" if value.size == 0 or value.ndim != 1 else ""
+        numbers = value.astype(np.float64) if value.dtype.name == "bfloat16" else value
+        flat = numbers.reshape(-1).tolist() if shaped else numbers.tolist()
+        return f'array({flat}, dtype="{value.dtype.name}"){shaped}'
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return _called(type(value).__name__, parts)
+    if hasattr(value, "_asdict"):
+        return _called(type(value).__name__, value._asdict())
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {source(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        inside = ", ".join(map(source, value)) + ("," if isinstance(value, tuple) and len(value) == 1 else "")
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    return repr(value)
+
+
+def _called(name: str, parts: dict[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={source(item)}' for key, item in parts.items())})"
+
+
+def script(outcome: Outcome, failure: Failure, target: str, path: Path) -> str:
+    """The text of ``repro.py``."""
+    case = ",\n".join(f"    {name!r}: {source(value)}" for name, value in failure.case.items())
+    return SCRIPT.format(
+        law=outcome.law.name,
+        says=outcome.law.says,
+        target=target,
+        path=path.as_posix(),
+        dtype=failure.dtype,
+        case=f"{{\n{case},\n}}",
+    )
+
+
+def write_reproduction(outcome: Outcome, target: str, folder: Path = FOLDER) -> Path:
+    """Write ``<folder>/<law>/repro.py``; return its path."""
+    if outcome.failure is None:
+        raise ValueError(f"only a law that broke leaves a case; got {outcome.law.name}, {outcome.verdict}")
+    path = folder / str(outcome.law.name) / "repro.py"
+    _put(path, script(outcome, outcome.failure, target, path).encode("utf-8"))
+    return path
+
+
+def keep(answer: Answer, law: str, folder: Path) -> Path:
+    """Append the call that departs to the vectors under *folder*: case and tensors; return the path of the case.
+
+    Numbers are never given twice: ``<stage>/<dtype>/<law>/0.json``, then 1, and so on.
+    """
+    stage, dtype = answer.stage, str(answer.lane.dtype)
+    known = {name: answer.inputs[name] for name in ARGUMENTS.get(stage.name, answer.inputs) if name in answer.inputs}
+    place = folder / stage.name / dtype / law
+    number = sum(1 for _ in place.glob("*.json"))
+    case = {
+        "stage": stage.name,
+        "convention": answer.lane.convention.name,
+        "dtype": dtype,
+        "arguments": plain_of(known),
+    }
+    told = {"name": f"{stage.name}/{dtype}/{law}/{number}", "equation": stage.equation, "case": case}
+    place.mkdir(parents=True, exist_ok=True)
+    tensor_files.write(place / f"{number}.inputs.safetensors", tensors_of(known))
+    _put(place / f"{number}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    return place / f"{number}.json"
+
+
+LAYER = ("x", "W", "factors", "scale", "bias", "dropout_mask", "dy")
+AVERAGES = ("state", "weights", "grads", "beta1", "beta2")
+
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "linear_forward": LAYER,
+    "linear_backward": LAYER,
+    **dict.fromkeys(("increment", "merge", "unmerge"), ("W", "factors", "scale")),
+    **dict.fromkeys(("orthogonality_penalty", "orthogonality_norm"), ("factors",)),
+    "update_importance": AVERAGES,
+    "triplet_scores": ("state",),
+    **dict.fromkeys(("phase_at", "budget_at", "allocates_at"), ("schedule", "steps")),
+    "adamw_step": ("weights", "grads", "state", "learning_rate", "weight_decay"),
+}
+"""What a stage takes; a law's case has more, such as an order or a direction."""
+
+
+def departing(failure: Failure) -> Answer | None:
+    """The first call whose answer lies beyond its bound, else the first call; a law holds where all are within."""
+    beyond = [answer for answer in failure.answers if answer.departure() is not None]
+    return next(iter([*beyond, *failure.answers]), None)
+
+
+def require_place(folder: Path) -> None:
+    """Refuse, with ValueError, a folder in which nothing can be written, before any work is done."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"reproductions must be written into a folder; got {str(folder)!r}")
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        shutil.move(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
