@@ -97,7 +97,7 @@ def linear_backward(dy: Float[Array, "*n d_out"], cache: LinearCache, /) -> tupl
 
     References
     ----------
-    The gradients of equation (3) by hand; derived in docs/specification.md.
+    The gradients of equation (3) by hand; derived in docs/derivations/layer.md.
     """
     instance("cache", cache, LinearCache)
     require_arrays(dy=dy)
