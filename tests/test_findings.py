@@ -33,7 +33,7 @@ def shown(*findings: Finding, **options: Path) -> tuple[int, str]:
     """Return the status and what is shown of a target whose stages pass."""
     out = io.StringIO()
     report = command._shown(
-        "mine 1.0", (passed(),), command.Options(**options), PEFT, Console(file=out, width=10_000), findings
+        "mine 1.0", (passed(),), command.Options(**options), PEFT, Console(file=out, width=10_000), findings=findings
     )
     return report.status, out.getvalue()
 

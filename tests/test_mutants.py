@@ -18,7 +18,7 @@ import adalora_ref as ref
 from adalora_ref import convention
 from adalora_ref.cli import main
 from adalora_ref.conformance import mistakes_in_training
-from adalora_ref.conformance.checking import _check, check_stages, stage_named
+from adalora_ref.conformance.checking import check_case, check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
 from adalora_ref.conformance.diagnosis import near
 from adalora_ref.conformance.known import Deviation
@@ -112,7 +112,7 @@ def first_departures(*names: str) -> dict[int, int]:
     stage, held = stage_named("train_step"), SimpleNamespace(train_step=mistakes_in_training._under(**fields))
     lane, found = Lane("float64", "float32", SPEC), {}
     for index in range(12):
-        check = _check(stage, Target("mistaken", held), lane, 0, index, [])
+        check = check_case(stage, Target("mistaken", held), lane, 0, index, [])
         if check.divergence is not None:
             order = [spoken(path) for path in expectation(stage, lane, 0, index)]
             found[index] = order.index(check.divergence.quantity)

@@ -444,7 +444,9 @@ def test_a_program_that_will_not_end_is_killed(program: Callable[[str], str], mo
         """
     with running(program(stays)) as target:
         pids = [int(word) for word in target.name.split()]
-        assert all(processes()[pid] for pid in pids)
+        deadline = time.monotonic() + 5
+        while not all(processes().get(pid) for pid in pids):  # a child that was just made may have no name yet
+            assert time.monotonic() < deadline
     deadline = time.monotonic() + 5
     while any(processes().get(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adalora_ref.array import Array
-from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
+from adalora_ref.conformance.checking import absent
+from adalora_ref.conformance.limits import SECONDS, OutOfTime
 from adalora_ref.conformance.suite import Case, Manifest, inside, read_case, read_manifest
 from adalora_ref.conformance.suite_writing import Track, new_folder, untracked
 from adalora_ref.conformance.target import Target, on_host, spoken
@@ -59,12 +60,10 @@ def answer(folder: Path, results: Path, target: Target, *, track: Track = untrac
 
 def _answer(target: Target, case: Case) -> dict[str, Array] | str:
     """The target's results of a case; or, in words, why there are none."""
-    if case.lane.dtype not in target.usable_dtypes:
-        return f"the target has no {case.lane.dtype} on {target.array_library}"
-    if missing := [name for name in case.stage.needs if target.function(name) is None]:
-        return f"the target has no {missing[0]}"
+    if why := absent(case.stage, target, case.lane, case.inputs):
+        return why
     try:
-        with time_limit(SECONDS):
+        with target.limit(SECONDS):
             outputs = target.answer(case.stage, target.hand_over(case.inputs), case.lane)
             return {spoken(path): on_host(value) for path, value in outputs.items()}
     except OutOfTime:

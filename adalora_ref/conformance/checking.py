@@ -82,8 +82,8 @@ def check_case(
     case = case_id(stage, lane.dtype, seed, index)
     result = partial(Check, stage.name, case, target.array_library, lane.dtype)
     inputs = case_inputs(stage, lane.dtype, seed, index)
-    if absent := _absent(stage, target, lane, inputs):
-        return result(Verdict.NOT_RUN, reason=absent)
+    if why := absent(stage, target, lane, inputs):
+        return result(Verdict.NOT_RUN, reason=why)
     returned, host, stopped, steady = asked(stage, target, lane, inputs, seen, seconds, twice=index % 8 == 0)
     if stopped:
         return result(*stopped)
@@ -154,7 +154,7 @@ def compare_all(outputs: Outputs, expected: Expectation) -> tuple[Verdict, float
     return first if first[0] is Verdict.FAIL else (first[0], largest, None, first[3])
 
 
-def _absent(stage: Stage, target: Target, lane: Lane, inputs: Inputs) -> str:
+def absent(stage: Stage, target: Target, lane: Lane, inputs: Inputs) -> str:
     """Why this case is not run, or nothing."""
     if lane.dtype not in target.usable_dtypes:
         return f"the target has no {lane.dtype} on {target.array_library}"

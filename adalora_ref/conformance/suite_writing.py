@@ -17,7 +17,7 @@ import adalora_ref
 from adalora_ref.array import Array
 from adalora_ref.conformance import tiny
 from adalora_ref.conformance.cases import NUMPY_DTYPES, Inputs
-from adalora_ref.conformance.checking import PRESETS, compare_all
+from adalora_ref.conformance.checking import PRESETS, absent, compare_all
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.expectations import Expectation, Undecided
 from adalora_ref.conformance.report import write_text
@@ -157,6 +157,8 @@ def _empty(rules: Convention, preset: str, seed: int | None) -> Manifest:
 def expectation_of(stage: Stage, inputs: Inputs, lane: Lane) -> Expectation:
     """What must come back; LeftOut says why no suite can tell."""
     right = Target("adalora_ref", reference(lane.convention))
+    if why := absent(stage, right, lane, inputs):
+        raise LeftOut(why)
     try:
         with np.errstate(all="ignore"):
             right.answer(stage, right.hand_over(inputs), lane)
