@@ -314,6 +314,14 @@ def test_a_changed_element_is_named(results: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("bits", [0x7F800001, 0x7FC00000, 0x7F800000], ids=["signalling NaN", "NaN", "infinity"])
+def test_what_is_not_finite_fails(results: Path, bits: int) -> None:
+    """NaN of either kind and infinity fail as any wrong number does, without a warning of NumPy."""
+    path = case_file(results, "linear_forward/float32/tiny/0")
+    respoken(path, lambda held: held.update(y=np.array([[bits]], np.uint32).view(np.float32)))
+    assert reported(results, "first in linear_forward/float32/tiny/0", "quantity   y[0, 0]")
+
+
 def test_a_renamed_tensor_is_named(results: Path) -> None:
     """A tensor under another name is lacking under its own, and stands beyond what is asked for."""
     respoken(case_file(results, "linear_forward/float64/tiny/0"), lambda held: held.update({"Y": held.pop("y")}))

@@ -339,7 +339,7 @@ def main() -> int:
         left = [p for p in sorted(Path(folder).rglob("*")) if p not in there and p.name != "one.safetensors"]
     for line, count in sorted(seen.items()):
         print(f"{count:8d}  {line}")
-    print(f"{number} inputs, slowest {slowest:.2f} s, largest {memory()} MB, left on disk: {left or 'nothing'}")
+    print(f"{seen.total()} inputs, slowest {slowest:.2f} s, largest {memory()} MB, left on disk: {left or 'nothing'}")
     return 1 if left else 0
 
 
