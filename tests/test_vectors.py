@@ -32,7 +32,7 @@ from adalora_ref.conformance.vectors_check import _judge, check
 from adalora_ref.conformance.verdict import Expected, Verdict, compare, deviation
 from adalora_ref.convention import LORALIB, PEFT, SPEC
 
-FEW = ("linear_forward", "init_factors", "prune")
+FEW = ("linear_forward", "init_factors", "init_state", "prune")
 
 SCHEMA = TINY.parent / "schema"
 REEXPORT = (
@@ -584,6 +584,14 @@ def test_nobody_draws_a_billion_numbers(suite: Path, few: Path, change: dict[str
     """Sizes in the arguments are those of the normals beside them, which must be there."""
     rehashed(suite, "init_factors/float64/tiny/0", lambda said: said["case"]["arguments"].update(change))
     assert refused(command("check", suite, few), "init_factors/float64/tiny/0.json: the arguments do not fit together")
+
+
+def test_no_schedule_goes_on_for_ever(suite: Path, few: Path) -> None:
+    """A schedule of 2⁶³ steps, through which a diagnosis would walk, is refused before anything is judged."""
+    name = "init_state/float64/tiny/0"
+    rehashed(suite, name, lambda said: said["case"]["arguments"]["config"]["schedule"].update(total=2**63))
+    respoken(case_file(few, name), lambda held: held.update({"state.step": held["state.step"] + 1}))
+    assert refused(command("check", suite, few), name, "a schedule must have at most 1048576 steps")
 
 
 def test_a_diagnosis_computes_with_anything(suite: Path, few: Path) -> None:
