@@ -32,7 +32,7 @@ from adalora_ref.conformance.vectors_check import _judge, check
 from adalora_ref.conformance.verdict import Expected, Verdict, compare, deviation
 from adalora_ref.convention import LORALIB, PEFT, SPEC
 
-FEW = ("linear_forward", "init_factors", "prune")
+FEW = ("linear_forward", "init_factors", "init_state", "prune")
 
 SCHEMA = TINY.parent / "schema"
 REEXPORT = (
@@ -314,6 +314,14 @@ def test_a_changed_element_is_named(results: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("bits", [0x7F800001, 0x7FC00000, 0x7F800000], ids=["signalling NaN", "NaN", "infinity"])
+def test_what_is_not_finite_fails(results: Path, bits: int) -> None:
+    """NaN of either kind and infinity fail as any wrong number does, without a warning of NumPy."""
+    path = case_file(results, "linear_forward/float32/tiny/0")
+    respoken(path, lambda held: held.update(y=np.array([[bits]], np.uint32).view(np.float32)))
+    assert reported(results, "first in linear_forward/float32/tiny/0", "quantity   y[0, 0]")
+
+
 def test_a_renamed_tensor_is_named(results: Path) -> None:
     """A tensor under another name is lacking under its own, and stands beyond what is asked for."""
     respoken(case_file(results, "linear_forward/float64/tiny/0"), lambda held: held.update({"Y": held.pop("y")}))
@@ -576,6 +584,14 @@ def test_nobody_draws_a_billion_numbers(suite: Path, few: Path, change: dict[str
     """Sizes in the arguments are those of the normals beside them, which must be there."""
     rehashed(suite, "init_factors/float64/tiny/0", lambda said: said["case"]["arguments"].update(change))
     assert refused(command("check", suite, few), "init_factors/float64/tiny/0.json: the arguments do not fit together")
+
+
+def test_no_schedule_goes_on_for_ever(suite: Path, few: Path) -> None:
+    """A schedule of 2⁶³ steps, through which a diagnosis would walk, is refused before anything is judged."""
+    name = "init_state/float64/tiny/0"
+    rehashed(suite, name, lambda said: said["case"]["arguments"]["config"]["schedule"].update(total=2**63))
+    respoken(case_file(few, name), lambda held: held.update({"state.step": held["state.step"] + 1}))
+    assert refused(command("check", suite, few), name, "a schedule must have at most 1048576 steps")
 
 
 def test_a_diagnosis_computes_with_anything(suite: Path, few: Path) -> None:

@@ -80,6 +80,10 @@ STRUCTURES: dict[frozenset[str], Callable[..., Any]] = {
 """What an object of JSON with these names is."""
 
 
+LONGEST_RUN = 2**20
+"""Steps of a schedule: some diagnoses walk through all of them."""
+
+
 def inputs_of(plain: Mapping[str, Any], tensors: Mapping[str, Array]) -> Inputs:
     """Return the arguments that `plain_of` wrote; a list in a list is a pair, such as those of a batch.
 
@@ -98,15 +102,18 @@ def inputs_of(plain: Mapping[str, Any], tensors: Mapping[str, Array]) -> Inputs:
 
 def _typed(value: Any, tensors: Mapping[str, Array]) -> Any:
     if isinstance(value, list):
-        held = [_typed(item, tensors) for item in value]
-        return [tuple(item) if isinstance(item, list) else item for item in held]
+        parts = [_typed(item, tensors) for item in value]
+        return [tuple(part) if isinstance(part, list) else part for part in parts]
     if not isinstance(value, dict):
         return value
     if value.keys() == {"tensor"}:
         return tensors[value["tensor"]]
     items = {name: _typed(item, tensors) for name, item in value.items()}
-    made = STRUCTURES.get(frozenset(items))
-    return items if made is None else made(**items)
+    kind = STRUCTURES.get(frozenset(items))
+    made = items if kind is None else kind(**items)
+    if isinstance(made, BudgetSchedule) and made.total > LONGEST_RUN:
+        raise ValueError(f"a schedule must have at most {LONGEST_RUN} steps; got {made.total}")
+    return made
 
 
 def _require_sizes(inputs: Inputs) -> None:

@@ -157,8 +157,8 @@ def _wrong_form(quantity: str, got: Any, expected: Expected) -> str:
 
 def deviation(got: Any, expected: Expected) -> tuple[Any, Any]:
     """Return |got − expected| and its ratio to the bound, element by element; 0/0 is 0, and what is not finite is ∞."""
-    wide = got.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        wide = got.astype(np.float64)  # a signalling NaN is invalid already here
         error = np.abs((wide - expected.high) - expected.low)
         error = np.where(np.isfinite(wide), error, np.inf)
         return error, np.where(error == 0, 0.0, error / expected.error)

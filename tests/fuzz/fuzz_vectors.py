@@ -48,6 +48,9 @@ SECONDS = 20.0
 MEGABYTES = 600
 """No input may make the process larger; the library alone takes 150."""
 
+ADDRESS_SPACE = 2**32
+"""Whatever wants more gets a MemoryError instead of the machine."""
+
 WORDS: list[Any] = [
     *(0, 1, -1, 2**31, 2**63, 2**64, 10**30, 1e308, -0.0, 0.5, True, False, None),
     *("", "..", "../../etc/passwd", "/etc/passwd", "y", "a" * 300, "\x1b[2J", "\ud800", "\u202e", "NaN", "F64", "BF16"),
@@ -314,10 +317,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--input", type=int, help="run this input alone")
+    parser.add_argument("--start", type=int, default=0, help="the first input")
     options = parser.parse_args()
     warnings.simplefilter("error")
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     seen: Counter[str] = Counter()
-    slowest, number = 0.0, options.input or 0
+    slowest, number = 0.0, options.input or options.start
     with tempfile.TemporaryDirectory() as folder:
         kinds = [(stage, dtype) for stage in STAGES for dtype in ("float64", "float32")]
         benches = [Bench(Path(folder) / "-".join(kind), *kind) for kind in kinds]
@@ -339,7 +344,7 @@ def main() -> int:
         left = [p for p in sorted(Path(folder).rglob("*")) if p not in there and p.name != "one.safetensors"]
     for line, count in sorted(seen.items()):
         print(f"{count:8d}  {line}")
-    print(f"{number} inputs, slowest {slowest:.2f} s, largest {memory()} MB, left on disk: {left or 'nothing'}")
+    print(f"{seen.total()} inputs, slowest {slowest:.2f} s, largest {memory()} MB, left on disk: {left or 'nothing'}")
     return 1 if left else 0
 
 
