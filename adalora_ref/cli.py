@@ -31,6 +31,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(*_: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what swallows this one does not swallow the next
     raise Terminated
 
 

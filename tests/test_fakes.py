@@ -340,3 +340,85 @@ def test_no_function_at_all_is_wrong_usage(tmp_path: Path) -> None:
     done = run(tmp_path, "verify", "mine:Mine")
     assert (done.returncode, done.stdout) == (2, "")
     assert "has none of the functions that can be checked" in done.stderr
+
+
+# FORMS
+
+
+FORMS: dict[str, tuple[str, Callable[..., Any], str]] = {
+    "no cache": (
+        "linear_forward",
+        lambda x, W, f, /, *, scale: ref.linear_forward(x, W, f, scale=scale)[0],
+        "linear_forward must return (y, cache); got an array of shape (",
+    ),
+    "no gradient": (
+        "orthogonality_penalty",
+        lambda f, /: ref.orthogonality_penalty(f)[0],
+        "orthogonality_penalty must return (R, factors); got an array of shape ()",
+    ),
+    "flat": (
+        "orthogonality_penalty",
+        lambda f, /: (1.0, *ref.orthogonality_penalty(f)[1]),
+        "orthogonality_penalty must return (R, factors); got tuple of 4",
+    ),
+    "two factors": (
+        "prune",
+        lambda f, keep, /: tuple(ref.prune(f, keep))[:2],
+        "factors must be Factors, or unpack as B, s, A; got tuple of 2",
+    ),
+    "objects": (
+        "triplet_scores",
+        lambda state, /: np.array([object()] * len(state.sensitivity.s)),
+        "S must have dtype float64; got object",
+    ),
+    "bytes for masks": (
+        "allocate",
+        lambda scores, budget, /: {n: m.astype("u1") for n, m in ref.allocate(scores, budget).items()},
+        "keep[layer0] must have dtype bool; got uint8",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_wrong_form_is_said_and_explained_by_nothing_else(name: str) -> None:
+    """What has not the form that its function must return is told so: no exception of the target, no known mistake."""
+    function, fake, reason = FORMS[name]
+    (row,) = check(target(**{function: fake}), function, dtypes=["float64"])
+    assert row.first_failure is not None
+    assert row.first_failure.reason.startswith(reason)
+    assert row.diagnosis == ""
+
+
+def test_a_narrower_format_is_recognised() -> None:
+    """What computes float64 results in float32 is told so; a mistake of the same stage is not."""
+
+    def narrow(factors: Any, /, *, scale: float) -> Any:
+        B, s, A = (a.astype(np.float32) for a in factors)
+        return (scale * (B * s) @ A).astype(factors.s.dtype)
+
+    def wrong(factors: Any, /, *, scale: float) -> Any:
+        return 1.001 * ref.increment(factors, scale=scale)
+
+    said = [check(target(increment=f), "increment", dtypes=["float64"])[0].diagnosis for f in (narrow, wrong)]
+    assert said[0].startswith("matches no known mistake, but is off by no more than computing in float32 makes; ")
+    assert said[1].startswith("matches no known mistake; ")
+
+
+def test_what_swallows_every_interruption_ends_the_command(tmp_path: Path) -> None:
+    """A bare except in a loop cannot hold the kit: the command ends with status 2 and one sentence."""
+    (tmp_path / "mine.py").write_text(
+        "import time\n"
+        "import adalora_ref.conformance.checking as checking\n"
+        "checking.check_case.__defaults__ = (0.2,)\n"
+        "checking.check_stages.__kwdefaults__['seconds'] = 0.2\n"
+        "def triplet_scores(state):\n"
+        "    while True:\n"
+        "        try:\n"
+        "            time.sleep(0.05)\n"
+        "        except BaseException:\n"
+        "            pass\n",
+        encoding="utf-8",
+    )
+    done = run(tmp_path, "verify", "mine", "--stage", "triplet_scores")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "Error: the target took too long, and swallows what interrupts it: a bare except in a loop?\n"

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from adalora_ref.conformance import command, peft_findings
-from adalora_ref.conformance.findings import Finding, Kind, Observed
+from adalora_ref.conformance.findings import Finding, Kind, Observed, remarks
 from adalora_ref.conformance.verdict import Check, Row, Verdict, row
 from adalora_ref.convention import PEFT
 
@@ -87,8 +87,10 @@ def test_for_machines(tmp_path: Path) -> None:
 
 def test_what_was_found_is_written(tmp_path: Path) -> None:
     """Only what was found gets a script, in a folder of its own name, made if it is missing."""
-    paths = peft_findings.write_scripts([DEFECT._replace(script="1\n"), MENDED, UNTRIED], tmp_path / "new")
-    assert paths == [tmp_path / "new" / "peft-a_defect" / "repro.py"]
+    found = list(peft_findings.written([DEFECT._replace(script="1\n"), MENDED, UNTRIED], tmp_path / "new"))
+    path = tmp_path / "new" / "peft-a_defect" / "repro.py"
+    assert [finding.reproduction for finding in found] == [f"python {path.as_posix()}", "", ""]
+    assert f"  reproduce  python {path.as_posix()}" in list(remarks(found))
     assert [p.read_text(encoding="utf-8") for p in tmp_path.rglob("*") if p.is_file()] == ["1\n"]
 
 

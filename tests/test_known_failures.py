@@ -57,6 +57,19 @@ def verified(folder: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> 
     sys.modules.pop("mine", None)
 
 
+def test_machines_see_what_people_see(folder: Path, verified: Verified) -> None:
+    """A pass that was not expected, and a required stage that did not run, are failures in JUnit and named in words."""
+    (folder / "known.toml").write_text('[[known]]\npattern = "prune/*"\nreason = "why"\n', encoding="utf-8")
+    passes = verified("mine", *QUICK, "--stage", "prune", "--known", "known.toml", "--junit", "v.xml")
+    suite = ET.parse(folder / "v.xml").getroot()  # noqa: S314  our own file
+    assert (passes.exit_code, suite.get("failures"), len(suite.findall("testcase/failure"))) == (1, "1", 1)
+    needs = verified("mine", *QUICK, "--stage", "prune", "--require", "merge", "--junit", "v.xml")
+    suite = ET.parse(folder / "v.xml").getroot()  # noqa: S314  our own file
+    assert (needs.exit_code, suite.get("failures")) == (3, "1")
+    assert suite.find("testcase[@classname='required']").get("name") == "merge"
+    assert "required, but not run: merge" in needs.stdout
+
+
 def write(folder: Path, *entries: str) -> Path:
     path = folder / "known.toml"
     path.write_text("".join(f"[[known]]\n{entry}\n" for entry in entries), encoding="utf-8")
@@ -80,7 +93,7 @@ def test_known_failures_do_not_fail(folder: Path, verified: Verified) -> None:
     checks = [c for row in json.loads((folder / "v.json").read_text(encoding="utf-8"))["rows"] for c in row["checks"]]
     told = [(c["known"], c["link"]) for c in checks if c["verdict"] == "KNOWN"]
     assert told == [("s alone, for speed", "https://example.org/7")] * 6
-    suite = ET.parse(folder / "v.xml").getroot()  # noqa: S314  our own file
+    suite = ET.parse(folder / "v.xml").getroot()  # noqa: S314  our own file  # noqa: S314  our own file
     skipped = [found for found in suite.iter("skipped") if found.attrib["message"] == "KNOWN: s alone, for speed"]
     assert (len(skipped), suite.attrib["failures"]) == (6, "0")
     assert len(list(suite.iter("skipped"))) == int(suite.attrib["skipped"])

@@ -259,6 +259,30 @@ def test_growth_is_that_of_the_run(tmp_path: Path) -> None:
     assert "step 7: " in first["note"]
 
 
+def test_a_run_that_diverged_is_judged_until_then(tmp_path: Path) -> None:
+    """A gradient that is not finite ends the growth at its step, and no step before it is lost."""
+    steps = recorded()
+    name = next(iter(steps[3].gradient))
+    spoilt = {n: ref.Factors(f.B * (np.nan if n == name else 1.0), f.s, f.A) for n, f in steps[3].gradient.items()}
+    write_trace(tmp_path / "run.safetensors", [*steps[:3], steps[3]._replace(gradient=spoilt), *steps[4:]], JUDGE)
+    done = command(tmp_path / "run.safetensors", "--json", str(tmp_path / "v.json"))
+    assert done.exit_code == 0, done.output
+    assert "checks are inconclusive: the bound is not finite" in done.output
+    grown = [
+        g["step"]
+        for row in json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))["rows"]
+        for g in row["growth"]
+    ]
+    assert grown == [0, 1, 2]
+
+
+def test_a_schedule_of_a_million_million_steps_costs_nothing(tmp_path: Path) -> None:
+    """Whether an allocation is due is arithmetic, however long the schedule of a trace says it is."""
+    config = replace(JUDGE.config, schedule=replace(JUDGE.config.schedule, total=10**12))
+    write_trace(tmp_path / "run.safetensors", recorded()[:2], JUDGE._replace(config=config))
+    assert command(tmp_path / "run.safetensors").exit_code in (0, 1)
+
+
 def test_growth_needs_all_of_the_run() -> None:
     """Without gradients, or with a gap, there is no growth to show."""
     for steps in ([s._replace(gradient=None) for s in RIGHT], RIGHT[:3] + RIGHT[4:]):

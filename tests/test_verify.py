@@ -162,8 +162,8 @@ def test_a_result_is_told_by_the_inputs_that_it_ignores() -> None:
         return W - ref.increment(factors, scale=1.25)
 
     first, second = check(target(triplet_scores=scores, unmerge=unmerge), "triplet_scores", "unmerge")
-    assert first.diagnosis.endswith("but not on state.sensitivity.A, state.uncertainty.A, as it should")
-    assert second.diagnosis.endswith("but not on scale, as it should")
+    assert first.diagnosis.endswith("but not on state.sensitivity.A, state.uncertainty.A, on which it should")
+    assert second.diagnosis.endswith("but not on scale, on which it should")
 
 
 def test_a_quantity_that_hangs_on_too_much_is_told() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,11 @@ from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
 from adalora_ref.loss import cross_entropy, mean_square
 from adalora_ref.networks.mlp import MLP
+
+
+class WrongForm(ValueError):
+    """What a target returned is not of the form that its function must return; the sentence says which."""
+
 
 Outputs: TypeAlias = dict[str, Any]
 Call: TypeAlias = Callable[[Target, Inputs, Lane], Outputs]
@@ -29,12 +34,14 @@ def init_factors(t: Target, i: Inputs, _: Lane) -> Outputs:
 
 def linear_forward(t: Target, i: Inputs, _: Lane) -> Outputs:
     """The output of the layer; its cache is the target's own affair."""
-    return {"y": _forward(t, i)[0]}
+    y, _ = _forward(t, i)
+    return {"y": y}
 
 
 def linear_backward(t: Target, i: Inputs, _: Lane) -> Outputs:
     """The backward pass from the cache of the target's own forward pass."""
-    dx, grads = t.require("linear_backward")(i["dy"], _forward(t, i)[1])
+    _, cache = _forward(t, i)
+    dx, grads = _pair("linear_backward", "(dx, factors)", t.require("linear_backward")(i["dy"], cache))
     return {"dx": dx, "d": _factors(grads)}
 
 
@@ -52,7 +59,7 @@ def penalty(name: str) -> Call:
     """A penalty and its gradient."""
 
     def call(t: Target, i: Inputs, _: Lane) -> Outputs:
-        R, gradient = t.require(name)(i["factors"])
+        R, gradient = _pair(name, "(R, factors)", t.require(name)(i["factors"]))
         return {"R": R, "d": _factors(gradient)}
 
     return call
@@ -66,8 +73,8 @@ def zeros(name: str) -> Call:
 def update_importance(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Ī and Ū after an update."""
     function = t.require("update_importance")
-    averages = function(i["state"], i["weights"], i["grads"], beta1=i["beta1"], beta2=i["beta2"])
-    return {"state": Importance(*map(_factors, averages))}
+    given = function(i["state"], i["weights"], i["grads"], beta1=i["beta1"], beta2=i["beta2"])
+    return {"state": Importance(*map(_factors, _pair("update_importance", "(sensitivity, uncertainty)", given)))}
 
 
 def triplet_scores(t: Target, i: Inputs, _: Lane) -> Outputs:
@@ -99,7 +106,8 @@ def masked(name: str) -> Call:
 def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Weights and moments after one step."""
     options = {"learning_rate": i["learning_rate"], **_given(i, "weight_decay")}
-    weights, state = t.require("adamw_step")(i["weights"], i["grads"], i["state"], **options)
+    moved = t.require("adamw_step")(i["weights"], i["grads"], i["state"], **options)
+    weights, state = _pair("adamw_step", "(factors, state)", moved)
     return {"weights": _factors(weights), "state": state}
 
 
@@ -112,22 +120,45 @@ def init_state(t: Target, i: Inputs, lane: Lane) -> Outputs:
 def train_step(t: Target, i: Inputs, lane: Lane) -> Outputs:
     """State and report after one step of Algorithm 1 on our own small network."""
     options = _convention(t, "train_step", lane)
-    state, report = t.require("train_step")(i["state"], i["batch"], network(i), i["config"], **options)
+    after = t.require("train_step")(i["state"], i["batch"], network(i), i["config"], **options)
+    state, report = _pair("train_step", "(state, report)", after)
     return {"state": state, "report": report}
 
 
 def _factors(value: Any) -> Factors:
     """What unpacks as B, s, A is Factors."""
-    return value if isinstance(value, Factors) else Factors(*value)
+    if isinstance(value, Factors):
+        return value
+    if not (isinstance(value, Iterable) and not hasattr(value, "shape") and len(parts := tuple(value)) == 3):
+        raise WrongForm(f"factors must be Factors, or unpack as B, s, A; got {_spoken(value)}")
+    try:
+        return Factors(*parts)
+    except (TypeError, ValueError) as error:
+        raise WrongForm(str(error)) from None
+
+
+def _pair(name: str, form: str, value: Any) -> tuple[Any, Any]:
+    """The two things that a function returns."""
+    if hasattr(value, "shape") or not isinstance(value, Iterable) or len(parts := tuple(value)) != 2:
+        raise WrongForm(f"{name} must return {form}; got {_spoken(value)}")
+    return parts
+
+
+def _spoken(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"an array of shape {tuple(shape)}"
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
 
 
 def _given(inputs: Inputs, *names: str) -> dict[str, Any]:
     return {name: inputs[name] for name in names if inputs[name] is not None}
 
 
-def _forward(t: Target, i: Inputs) -> Any:
+def _forward(t: Target, i: Inputs) -> tuple[Any, Any]:
     options = {"scale": i["scale"], **_given(i, "bias", "dropout_mask")}
-    return t.require("linear_forward")(i["x"], i["W"], i["factors"], **options)
+    given = t.require("linear_forward")(i["x"], i["W"], i["factors"], **options)
+    return _pair("linear_forward", "(y, cache)", given)
 
 
 def network(i: Inputs) -> MLP:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from adalora_ref.array import backend
-from adalora_ref.conformance.calls import Outputs
+from adalora_ref.conformance.calls import Outputs, WrongForm
 from adalora_ref.conformance.cases import NUMPY_DTYPES, Inputs
 from adalora_ref.conformance.diagnosis import diagnose, matching_conventions
 from adalora_ref.conformance.expectations import Expectation, Undecided
@@ -112,6 +112,8 @@ def asked(
         raise
     except CannotExpress as error:
         stopped = (Verdict.NOT_RUN, 0.0, None, str(error))
+    except WrongForm as error:
+        stopped = (Verdict.FAIL, math.inf, None, str(error))
     except OutOfTime:
         stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} took longer than {seconds:g} s {HUNG}")
     except BaseException as error:  # noqa: BLE001  whatever a target raises is a finding about it

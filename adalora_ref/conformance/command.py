@@ -33,7 +33,7 @@ from adalora_ref.conformance.trace import Run
 from adalora_ref.conformance.trace_diagnosis import explained
 from adalora_ref.conformance.trace_file import read_trace
 from adalora_ref.conformance.variants import VARIANTS
-from adalora_ref.conformance.verdict import Row, exit_status
+from adalora_ref.conformance.verdict import Row, Verdict, exit_status
 from adalora_ref.convention import PEFT, SPEC, Convention, convention
 
 T = TypeVar("T")
@@ -226,7 +226,7 @@ def _show_their_traceback(error: BaseException) -> None:
 
 def verify_peft(options: Options, console: Console) -> int:
     """Check the installed PEFT, driven as its users do: its functions, whole training runs, and its findings."""
-    from adalora_ref.conformance.peft_findings import CLAIMS, look, write_scripts
+    from adalora_ref.conformance.peft_findings import CLAIMS, look, written
     from adalora_ref.conformance.peft_run import run_rows
     from adalora_ref.conformance.peft_target import PeftTarget, peft_version
 
@@ -235,12 +235,11 @@ def verify_peft(options: Options, console: Console) -> int:
     load, rules = partial(_target_alone, spec), options.rules(PEFT)
     if options.stages:
         return _report(target.name, [target], options, rules, console, load=load, spec=spec).status
-    looked = _in_progress(look(), len(CLAIMS), "findings", console)
-    report = _report(target.name, [target], options, rules, console, run_rows(), looked, load=load, spec=spec)
-    if options.repro:
-        paths = write_scripts(report.findings, options.repro)
-        console.print(Text(f"{len(paths)} reproductions written to {options.repro}"), soft_wrap=True)
-    return report.status
+    looked: Iterable[Finding] = _in_progress(look(), len(CLAIMS), "findings", console)
+    place = options.place(spec)
+    if place and not refusal(place.folder):
+        looked = written(looked, place.folder)
+    return _report(target.name, [target], options, rules, console, run_rows(), looked, load=load, spec=spec).status
 
 
 def installed_libraries() -> tuple[list[str], list[str]]:
@@ -305,7 +304,9 @@ def _shown(
     missed = unexpected(rows, known)
     failed = missed or any(finding.is_defect for finding in findings)
     status = 1 if failed else exit_status(rows, options.require)
-    report = Report(name, rules.name, options.preset, options.seed, rows, status, findings, missed, bad_input)
+    ran = {row.stage for row in rows if row.verdict is not Verdict.NOT_RUN}
+    missing = tuple(stage for stage in dict.fromkeys(options.require) if stage not in ran)
+    report = Report(name, rules.name, options.preset, options.seed, rows, status, findings, missed, missing, bad_input)
     show(report, console)
     if options.json:
         write_json(report, options.json)

@@ -48,8 +48,8 @@ class Finding(NamedTuple):
         What came of it, and the figures that the script measured.
     reason
         Why it could not be tried.
-    script
-        The text of the reproduction.
+    script, reproduction
+        The text of the reproduction, and the command that runs it where it was written.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Finding(NamedTuple):
     expected: str = ""
     reason: str = ""
     script: str = ""
+    reproduction: str = ""
 
     @property
     def is_defect(self) -> bool:
@@ -106,6 +107,8 @@ def remarks(findings: Iterable[Finding]) -> Iterator[str]:
             yield f"  expected   {f.expected}"
             yield f"  where      {f.where}"
             yield f"  {'documented' if f.kind is Kind.CONVENTION else 'reported  '} {f.known or 'no report is known'}"
+            if f.reproduction:
+                yield f"  reproduce  {f.reproduction}"
 
 
 def to_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:

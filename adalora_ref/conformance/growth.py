@@ -45,7 +45,8 @@ def shown(grown: Sequence[Growth]) -> str:
 def of_trace(run: Run) -> tuple[Growth, ...]:
     """Train in float64 from the run's first weights by its own gradients; compare factors after every step.
 
-    Nothing is returned where a step, its gradient, or what it left was not recorded. After an allocation in which
+    Nothing is returned where a step, its gradient, or what it left was not recorded; the growth ends before a gradient
+    that is not finite. After an allocation in which
     rounding may have decided otherwise, it goes on from the run's mask.
     """
     needed = [getattr(step, name) for step in run.steps for name in ("gradient", "after")]
@@ -59,6 +60,8 @@ def of_trace(run: Run) -> tuple[Growth, ...]:
     state = ref.TrainState(0, factors, averages, moments, masks)
     grown = []
     for step in run.steps:
+        if not all(np.all(np.isfinite(a)) for f in (step.gradient or {}).values() for a in f):
+            break  # the run has diverged
         state = _after(step, state, run.judge)
         grown.append(Growth(run.label, step.number, apart(step.after or {}, state.factors)))
     return tuple(grown)

@@ -56,7 +56,7 @@ def _in_processes(plan: Plan, load: Load, jobs: int) -> Iterator[Row]:
     try:
         yield from pool.map(_loaded_row, *zip(*((plan, load, name) for name in plan.stages), strict=True))
     except BrokenProcessPool:
-        raise TargetError("the target ended the process that checked it; --jobs 1 shows at which stage") from None
+        raise TargetError("the target ended the process that checked it; --stage NAME shows which stage does") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - others:

@@ -89,6 +89,15 @@ def _of(pair: Callable[..., tuple[Factors, Factors]]) -> Callable[..., Pair]:
     return made
 
 
+def _clipped(mistake: Callable[..., Pair]) -> Callable[..., Pair]:
+    """A mistake that shows only where the gradient is clipped."""
+
+    def made(before: Step | None, step: Step, judge: Judge, due: bool) -> Pair:  # noqa: FBT001
+        return None if judge.config.clip_norm is None else mistake(before, step, judge, due)
+
+    return made
+
+
 # MASKS
 
 
@@ -119,7 +128,7 @@ IN_RUNS: tuple[RunMistake, ...] = tuple(
         ("averages_only_at_allocations", "update_importance", _only_at_allocations),
         ("averages_never_freeze", "update_importance", _never_freeze),
         ("sensitivity_at_moved_weights", "update_importance", _of(lambda w, g, moved, clipped: (moved, g))),
-        ("sensitivity_of_clipped_gradient", "update_importance", _of(lambda w, g, moved, clipped: (w, clipped))),
+        ("sensitivity_of_clipped_gradient", "update_importance", _clipped(_of(lambda w, _, __, clipped: (w, clipped)))),
         ("sensitivity_as_released", "update_importance", _of(lambda w, g, moved, clipped: (moved, clipped))),
         ("pruned_triplets_come_back", "prune", _pruned_where(lambda step, judge, due: due)),
         ("masked_between_allocations", "prune", _pruned_where(lambda step, judge, due: True)),

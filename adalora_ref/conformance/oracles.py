@@ -248,7 +248,7 @@ def budget_at(schedule: BudgetSchedule, step: int, /) -> int:
 def allocates_at(schedule: BudgetSchedule, step: int, /) -> bool:
     """Membership in t_i, t_i + ΔT, … before T − t_f, and T − t_f."""
     end = schedule.total - schedule.final
-    return step in {*range(schedule.warmup, end, schedule.interval), end}
+    return step == end or step in range(schedule.warmup, end, schedule.interval)
 
 
 def budget_in_doubles(schedule: BudgetSchedule, step: int, /) -> int:

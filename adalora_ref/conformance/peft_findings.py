@@ -144,12 +144,13 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def write_scripts(findings: Iterable[Finding], folder: Path) -> list[Path]:
-    """Write ``folder/peft-NAME/repro.py`` for everything that was found, and return the paths."""
-    paths = []
+def written(findings: Iterable[Finding], folder: Path) -> Iterator[Finding]:
+    """Write ``folder/peft-NAME/repro.py`` for everything that was found, and say in the finding where it is."""
     for finding in findings:
+        path = folder / f"peft-{finding.name}" / "repro.py"
         if finding.observed is Observed.FOUND:
-            paths.append(folder / f"peft-{finding.name}" / "repro.py")
-            paths[-1].parent.mkdir(parents=True, exist_ok=True)
-            write_text(paths[-1], finding.script)
-    return paths
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, finding.script)
+            yield finding._replace(reproduction=f"python {path.as_posix()}")
+        else:
+            yield finding

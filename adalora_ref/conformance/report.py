@@ -47,6 +47,8 @@ class Report(NamedTuple):
     findings: tuple[Finding, ...] = ()
     unexpected: tuple[str, ...] = ()
     """What was known to fail and did not, in sentences."""
+    missing: tuple[str, ...] = ()
+    """Stages that were required and did not run."""
     bad_input: tuple[Handed, ...] = ()
 
     @property
@@ -61,6 +63,7 @@ class Report(NamedTuple):
         if self.unexpected and not failed:
             word = "passes what is known to fail"
         counted = f", {known} known to fail" if known else ""
+        counted += f"; required, but not run: {', '.join(self.missing)}" if self.missing else ""
         told = f"{self.target} {word}: {run} of {total} checks ran, {undecided} of them inconclusive{counted}"
         return f"{told}; {findings.sentence(self.findings)}" if self.findings else told
 
@@ -226,6 +229,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "specification": adalora_ref.SPECIFICATION,
         **{name: getattr(report, name) for name in ("target", "convention", "preset", "seed", "status", "sentence")},
         "unexpected": list(report.unexpected),
+        "missing": list(report.missing),
         "rows": [
             {
                 "stage": row.stage,
@@ -276,8 +280,8 @@ def write_junit(report: Report, path: Path) -> None:
     suite = ET.Element(
         "testsuite",
         name=f"adalora-ref verify {report.target}",
-        tests=str(len(checks)),
-        failures=str(counts[Verdict.FAIL]),
+        tests=str(len(checks) + len(report.unexpected) + len(report.missing)),
+        failures=str(counts[Verdict.FAIL] + len(report.unexpected) + len(report.missing)),
         errors="0",
         skipped=str(skipped),
     )
@@ -290,6 +294,11 @@ def write_junit(report: Report, path: Path) -> None:
             ET.SubElement(case, "skipped", message=f"{check.verdict}: {check.known}").text = check.link
         elif check.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE):
             ET.SubElement(case, "skipped", message=f"{check.verdict}: {check.reason}")
+    for kind, told in (("known", report.unexpected), ("required", report.missing)):
+        for what in told:
+            case = ET.SubElement(suite, "testcase", classname=kind, name=what)
+            message = what if kind == "known" else f"{what} is required, but did not run"
+            ET.SubElement(case, "failure", message=message)
     findings.add_test_cases(suite, report.findings)
     ET.indent(suite)
     write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from adalora_ref.cli import main
 from adalora_ref.conformance.findings import Finding, Kind, Observed
-from adalora_ref.conformance.peft_findings import CLAIMS, Claim, look, observe, write_scripts
+from adalora_ref.conformance.peft_findings import CLAIMS, Claim, look, observe, written
 
 every_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 
@@ -76,11 +76,16 @@ def test_the_figures_are_those_of_the_defect(name: str, looked: dict[str, Findin
     assert FIGURES[name] in looked[name].got
 
 
+def paths_of(findings: Iterable[Finding]) -> list[Path]:
+    """The scripts that were written, from the commands that run them."""
+    return [Path(f.reproduction.removeprefix("python ")) for f in findings if f.reproduction]
+
+
 @pytest.fixture(scope="module")
 def told(looked: dict[str, Finding], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What the script of each finding, written out and run without this package, prints."""
     folder = tmp_path_factory.mktemp("repro")
-    paths = write_scripts(looked.values(), folder)
+    paths = paths_of(written(looked.values(), folder))
     done = subprocess.run(
         [sys.executable, "-I", "-W", "ignore", "-c", IN_A_PROCESS_EACH, *paths],
         cwd=folder,
@@ -102,7 +107,7 @@ def test_its_script_shows_it_alone(claim: Claim, looked: dict[str, Finding], tol
 
 def test_a_script_runs_by_name(tmp_path: Path) -> None:
     """``python repro.py`` is all that it takes."""
-    (path,) = write_scripts([observe(named("ties_keep_nothing"))], tmp_path)
+    (path,) = paths_of(written([observe(named("ties_keep_nothing"))], tmp_path))
     done = subprocess.run(
         [sys.executable, "-I", path.name], cwd=path.parent, capture_output=True, text=True, check=True
     )
