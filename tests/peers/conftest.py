@@ -8,7 +8,7 @@ from adalora_ref.conformance.peft_target import peers
 from adalora_ref.conformance.target import TargetError
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")  # before what modules share is made
 def _peers_installed() -> None:
     try:
         peers()
