@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from adalora_ref.budget import phase_at
-from adalora_ref.explain.showing import headline, text_of
-from adalora_ref.explain.tiny_run import CONFIG, STEPS, Frame, frames
+from adalora_ref.explain.showing import ruled, text_of
+from adalora_ref.explain.tiny_run import CONFIG, Frame, frames
 from adalora_ref.factors import Factors
 
 COLUMNS = ("w", "g", "I", "Ī", "Ū", "Ī·Ū", "w′", "score")
@@ -26,10 +26,10 @@ loss (y - target)². Each has two triplets; the budget falls from 4 to 2.
 Every number is a multiple of 1/32, so a pencil gives it exactly:
 γ = 1/2, β1 = β2 = 1/2 for the averages, and AdamW moves by 2 · sign of g.
 
-    w     a factor's entry at the start of the step     g   its gradient, loss + γ · ΣR
-    I     |w · g|, its sensitivity                      Ī   the average of I
-    Ū     the average of |I - Ī|                        w′  the entry after step and mask
-    score Ī·Ū of s, plus the mean of Ī·Ū over B's column, plus that over A's row
+    w      an entry at the start of the step    g   its gradient, γΣR included
+    I      |w · g|, its sensitivity             Ī   the average of I
+    Ū      the average of |I - Ī|               w′  the entry after step and mask
+    score  Ī·Ū of s, plus the means of Ī·Ū over B's column and over A's row
 """
 
 
@@ -55,19 +55,21 @@ def play(console: Console) -> None:
             return
         if alive:
             console.clear()
+        else:
+            console.print()
         show(frame, console)
     kept = ", ".join(f"{name} {kept}" for name, kept in frame.report.kept.items())
-    console.print(Text(f"\nThe run ends with ranks {kept}.", style="bold"))
+    console.print(Text(f"The run ends with ranks {kept}.", style="bold"))
 
 
 def show(frame: Frame, console: Console) -> None:
     """Print one step."""
     report = frame.report
     phase = PHASES[phase_at(CONFIG.schedule, report.step)]
-    headline(f"Step {report.step} of 0 to {STEPS - 1}", console)
     scales = ", ".join(f"{name} {_short(scale)}" for name, scale in frame.scales.items())
     sizes = f"loss {_short(report.loss)} · γ·ΣR {_short(report.penalty)} · scale {scales}"
-    console.print(Text(f"{phase} · budget {report.budget} · {sizes}\n"))
+    console.print(ruled(f"Step {report.step} · {phase} · budget {report.budget}", console))
+    console.print(Text(f"{sizes}\n"))
     head = "".join(name.rjust(width) for name, width in zip(COLUMNS, WIDTHS, strict=True))
     console.print(Text(" " * 8 + head, style="dim"), soft_wrap=True)
     for fate in fates(frame):
@@ -157,5 +159,5 @@ def _short(value: float) -> str:
 
 
 def _goes_on(console: Console) -> bool:
-    console.print(Text("\nany key: the next step · q: stop", style="dim"))
+    console.print(Text("any key: the next step · q: stop", style="dim"))
     return click.getchar() not in {"q", "Q"}

@@ -87,9 +87,14 @@ def _show_step(step: Step, options: Options, console: Console) -> None:
 
 
 def headline(heading: str, console: Console) -> None:
-    """Print a heading with a rule behind it."""
-    rule = "─" * (min(WIDTH, console.width) - len(heading) - 1)
-    console.print(Text.assemble("\n", (heading, "bold"), " ", (rule, "dim"), "\n"))
+    """Print a heading between blank lines."""
+    console.print(Text.assemble("\n", ruled(heading, console), "\n"))
+
+
+def ruled(heading: str, console: Console) -> Text:
+    """A heading with a rule behind it."""
+    rule = "─" * (min(WIDTH, console.width) - cell_len(heading) - 1)
+    return Text.assemble((heading, "bold"), " ", (rule, "dim"))
 
 
 def _verb(worked: Worked) -> str:
