@@ -15,7 +15,7 @@ from adalora_ref.explain.tiny_run import CONFIG, Frame, frames
 from adalora_ref.factors import Factors
 
 COLUMNS = ("w", "g", "I", "Ī", "Ū", "Ī·Ū", "w′", "score")
-WIDTHS = (4, 6, 5, 8, 8, 12, 4, 12)
+WIDTHS = (4, 6, 5, 8, 8, 11, 4, 12)
 SUBSCRIPTS = "₁₂"
 PHASES = {"warmup": "warm-up", "pruning": "pruning", "final": "last phase"}
 STYLES = {"kept": "", "dropped": "red", "comes back": "green", "out": "dim"}
@@ -28,7 +28,7 @@ Every number is a multiple of 1/32, so a pencil gives it exactly:
 
     w      an entry at the start of the step    g   its gradient, γΣR included
     I      |w · g|, its sensitivity             Ī   the average of I
-    Ū      the average of |I - Ī|               w′  the entry after step and mask
+    Ū      the average of |I - Ī|               w′  the entry after the step
     score  Ī·Ū of s, plus the means of Ī·Ū over B's column and over A's row
 """
 
