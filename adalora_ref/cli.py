@@ -271,3 +271,25 @@ def laws(target: str | None, **options: Any) -> None:
 
         status = command.run(target, command.Options(**options), make_console())
     raise SystemExit(status)
+
+
+@main.command()
+@click.argument("stage", required=False)
+@click.option("--numbers", type=click.Choice(["integers", "random"]), default="integers", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the numbers.")
+@click.option("--r", type=click.IntRange(1, 6), default=2, show_default=True, help="Triplets of a matrix.")
+@click.option("--d-in", type=click.IntRange(1, 6), default=3, show_default=True, help="Inputs of a matrix.")
+@click.option("--d-out", type=click.IntRange(1, 6), default=3, show_default=True, help="Outputs of a matrix.")
+@click.option("--n", type=click.IntRange(1, 6), default=2, show_default=True, help="Samples.")
+@click.option("--check", is_flag=True, help="Ask for a result of your own, and say where it departs.")
+def explain(stage: str | None, **options: Any) -> None:
+    """Work STAGE step by step on numbers for a pencil: formula, line of code, value. Without STAGE, list them.
+
+    With --check the exit status is 0 if your result is right, 1 if not, 2 for wrong usage.
+    """
+    with in_one_sentence():
+        from adalora_ref.explain import command, drawing
+
+        check = options.pop("check")
+        status = command.run(stage, drawing.Options(**options), make_console(), check=check)
+    raise SystemExit(status)
