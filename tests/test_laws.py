@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +19,9 @@ from hypothesis.stateful import run_state_machine_as_test
 import adalora_ref as ref
 from adalora_ref import strategies
 from adalora_ref.cli import main
-from adalora_ref.conformance import tensor_files
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.expectations import Undecided
+from adalora_ref.conformance.suite import read_manifest
 from adalora_ref.conformance.target import Target
 from adalora_ref.conformance.variants import VARIANTS
 from adalora_ref.conformance.verdict import Verdict
@@ -39,7 +39,9 @@ from adalora_ref.laws import (
     run_laws,
     training_machine,
 )
+from adalora_ref.laws.asking import Asked
 from adalora_ref.laws.command import exit_status
+from adalora_ref.laws.reproduction import keep
 from adalora_ref.laws.running import LEAST, Watch
 
 MISTAKES = {known.name: known for known in DEVIATIONS}
@@ -345,23 +347,64 @@ def test_the_command_shows_what_broke(elsewhere: Path) -> None:
     assert (right.returncode, right.stdout) == (0, "merge_then_unmerge holds\n"), right.stderr
 
 
-def test_kept_cases_are_appended(elsewhere: Path) -> None:
-    """A kept case has the form of a vector, its tensors beside it; numbers go up."""
+def test_kept_cases_are_golden_vectors(elsewhere: Path) -> None:
+    """What is kept is a suite of vectors: right results pass, those that broke fail; a spoilt suite is left alone."""
     for _ in range(2):
-        assert run("law_targets:Mine", "--law", "merge_then_unmerge", "--examples", "25", "--keep").exit_code == 1
-    place = elsewhere / "adalora-ref-laws/vectors/unmerge/float64/merge_then_unmerge"
-    assert sorted(path.name for path in place.iterdir()) == [
-        "0.inputs.safetensors", "0.json", "1.inputs.safetensors", "1.json",
-    ]  # fmt: skip
-    case = json.loads((place / "1.json").read_text(encoding="utf-8"))["case"]
-    assert {"stage": "unmerge", "convention": "SPEC", "dtype": "float64"}.items() <= case.items()
-    assert case["arguments"]["W"] == {"tensor": "W"}
-    assert set(tensor_files.read(place / "1.inputs.safetensors").tensors) == {
-        "W",
-        "factors.B",
-        "factors.s",
-        "factors.A",
-    }
+        done = run("law_targets:Mine", "--law", "merge_then_unmerge", "--examples", "25", "--keep")
+        assert done.exit_code == 1
+    assert "kept as adalora-ref-laws/vectors/SPEC/unmerge/float64/merge_then_unmerge/1.json" in done.output
+    suite = "adalora-ref-laws/vectors/SPEC"
+    assert list(read_manifest(Path(suite)).cases) == [f"unmerge/float64/merge_then_unmerge/{n}" for n in (0, 1)]
+    for name, status in (("Right", 0), ("Mine", 1)):
+        answered = vectors("answer", suite, name, f"law_targets:{name}")
+        assert answered.exit_code == 0, answered.output
+        checked = vectors("check", suite, name)
+        assert checked.exit_code == status, checked.output
+    Path(suite, "manifest.json").write_text("{}", encoding="utf-8")
+    done = run("law_targets:Mine", "--law", "merge_then_unmerge", "--examples", "25", "--keep")
+    assert (done.exit_code, "not kept: " in done.output, "Traceback" in done.output) == (1, True, False)
+
+
+def vectors(*arguments: str) -> Any:
+    return CliRunner().invoke(main, ["vectors", *arguments])
+
+
+def test_a_call_of_every_stage_can_be_kept(tmp_path: Path) -> None:
+    """Whatever the laws ask can be kept, and the reference passes what was kept."""
+    stages = {stage for law in LAWS for stage in law.stages}
+    asked: dict[str, tuple[Any, str]] = {}
+    for law in LAWS:
+        if law.stages and law.stages[-1] not in asked:
+            asked |= {answer.stage.name: (answer, law.name) for answer in answers_to(law)}
+    assert asked.keys() == stages
+    paths = [keep(answer, name, tmp_path) for answer, name in asked.values()]
+    assert all(path.is_relative_to(tmp_path / "SPEC") and path.is_file() for path in paths)
+    assert vectors("answer", str(tmp_path / "SPEC"), str(tmp_path / "results"), "adalora_ref").exit_code == 0
+    checked = vectors("check", str(tmp_path / "SPEC"), str(tmp_path / "results"))
+    assert checked.exit_code == 0, checked.output
+
+
+def answers_to(law: Law) -> list[Any]:
+    """What the reference answers in the smallest case."""
+    asked = Asked(REFERENCE, "float64")
+
+    @given(law.cases("float64"))
+    @settings(QUICK, max_examples=1)
+    def ask(case: Any) -> None:
+        with suppress(Undecided):
+            law.holds(asked, case)
+
+    ask()
+    return asked.answers
+
+
+def test_what_no_suite_can_hold_is_not_kept(tmp_path: Path) -> None:
+    """A case in which the bound is not finite is not kept, and it says why; nothing is written."""
+    answer = answers_to(law_named("linear_in_the_scale"))[0]
+    answer.inputs |= {"scale": 1e300, "x": np.full_like(answer.inputs["x"], 1e300)}
+    with pytest.raises(ValueError, match="not finite"):
+        keep(answer, "linear_in_the_scale", tmp_path / "vectors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exit_statuses(elsewhere: Path) -> None:

@@ -165,7 +165,8 @@ def expectation_of(stage: Stage, inputs: Inputs, lane: Lane) -> Expectation:
         expected = stage.expect(inputs, lane)
     except (CannotExpress, Undecided) as error:
         raise LeftOut(str(error)) from None
-    finite = all(np.all(np.isfinite(a)) for e in expected.values() for a in (*_stored("", e).values(), e.error))
+    with np.errstate(all="ignore"):
+        finite = all(np.all(np.isfinite(a)) for e in expected.values() for a in (*_stored("", e).values(), e.error))
     if not finite:
         raise LeftOut("a result or its bound is not finite")
     return expected

@@ -214,4 +214,11 @@ def _left_behind(outcome: Outcome, name: str, options: Options) -> Iterator[str]
         yield f"  in a test of your own:  {failure.blob}"
     answer = departing(failure)
     if options.keep and answer is not None:
-        yield f"  kept as {keep(answer, outcome.law.name, options.out / 'vectors').as_posix()}"
+        yield f"  {_kept(answer, outcome.law.name, options.out / 'vectors')}"
+
+
+def _kept(answer: Answer, law: str, folder: Path) -> str:
+    try:
+        return f"kept as {keep(answer, law, folder).as_posix()}"
+    except ValueError as error:
+        return f"not kept: {error}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import fields, is_dataclass
@@ -11,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from adalora_ref.conformance import tensor_files
-from adalora_ref.conformance.serial import plain_of, tensors_of
+from adalora_ref.array import HALF
+from adalora_ref.conformance.suite_writing import ACCUMULATION, add_case
 from adalora_ref.laws.asking import Answer
 from adalora_ref.laws.running import Failure, Outcome
 
@@ -93,26 +92,26 @@ def write_reproduction(outcome: Outcome, target: str, folder: Path = FOLDER) -> 
 
 
 def keep(answer: Answer, law: str, folder: Path) -> Path:
-    """Append the call that departs to the vectors under *folder*: case and tensors; return the path of the case.
+    """Add the call that departs to a suite of golden vectors, ``<folder>/<convention>``; return the path of the case.
 
-    Numbers are never given twice: ``<stage>/<dtype>/<law>/0.json``, then 1, and so on.
+    ``adalora-ref vectors check`` takes such a suite. Numbers are never given twice:
+    ``<stage>/<dtype>/<law>/0.json``, then 1, and so on.
+
+    Raises
+    ------
+    ValueError
+        If no suite can hold the case, such as one in which correct computations may differ; it says why.
     """
-    stage, dtype = answer.stage, str(answer.lane.dtype)
+    stage, lane = answer.stage, answer.lane
     known = {name: answer.inputs[name] for name in ARGUMENTS.get(stage.name, answer.inputs) if name in answer.inputs}
-    place = folder / stage.name / dtype / law
-    number = sum(1 for _ in place.glob("*.json"))
-    case = {
-        "stage": stage.name,
-        "convention": answer.lane.convention.name,
-        "dtype": dtype,
-        "arguments": plain_of(known),
-    }
-    told = {"name": f"{stage.name}/{dtype}/{law}/{number}", "equation": stage.equation, "case": case}
-    place.mkdir(parents=True, exist_ok=True)
-    tensor_files.write(place / f"{number}.inputs.safetensors", tensors_of(known))
-    _put(place / f"{number}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
-    return place / f"{number}.json"
+    if lane.dtype not in HALF:  # how 16-bit results are computed is then no matter, and one suite holds one way
+        lane = lane._replace(accumulation=ACCUMULATION)
+    suite = folder / lane.convention.name
+    return suite / f"{add_case(suite, stage, known, lane, law.lower()[:LONGEST_SOURCE])}.json"
 
+
+LONGEST_SOURCE = 40
+"""Letters of the source in the name of a case."""
 
 LAYER = ("x", "W", "factors", "scale", "bias", "dropout_mask", "dy")
 AVERAGES = ("state", "weights", "grads", "beta1", "beta2")
