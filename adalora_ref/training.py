@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from adalora_ref.adamw import adamw_step, init_adamw
 from adalora_ref.allocation import Masks, prune
-from adalora_ref.array import Array, namespace, promote
+from adalora_ref.array import Array, device, namespace, promote
 from adalora_ref.budget import triplet_costs
 from adalora_ref.checks import every, instance, items
 from adalora_ref.convention import SPEC, Convention
@@ -50,7 +50,6 @@ def init_state(
     _check_schedule(network, config, convention)
     r = config.initial_rank
     factors = {name: convention.initial(rng, *W.shape, r, like=promote(W)[1][0]) for name, W in network.weights.items()}
-    convention.allocate({name: f.s for name, f in factors.items()}, 0, cost=config.cost)  # refused now or never
     return TrainState(
         step=0,
         factors=factors,
@@ -259,3 +258,5 @@ def _check_schedule(network: Network, config: Config, convention: Convention) ->
             f"under {convention.name} the last phase needs at least {convention.least_final} step, "
             f"or no step would reach the target; got final {schedule.final}"
         )
+    none = {name: namespace(W).zeros((config.initial_rank,), device=device(W)) for name, W in network.weights.items()}
+    convention.allocate(none, 0, cost=config.cost)  # an allocation that cannot be is refused now, not in mid-run

@@ -83,7 +83,11 @@ FAKES = {
     "a string": ("triplet_scores", lambda state: "high", "S must have shape ("),
     "integers": ("triplet_scores", lambda state: ref.triplet_scores(state).astype(int), "S must have dtype float64"),
     "objects": ("triplet_scores", lambda state: ref.triplet_scores(state).astype(object), "S must have dtype float64"),
-    "wrong number of results": ("adamw_step", lambda *a, **k: (1, 2, 3), "raised ValueError: too many values"),
+    "wrong number of results": (
+        "adamw_step",
+        lambda *a, **k: (1, 2, 3),
+        "adamw_step must return (factors, state); got tuple of 3",
+    ),
 }
 
 
@@ -269,7 +273,7 @@ def test_a_mistake_of_one_step_fails_at_that_step() -> None:
     [
         (lambda after: raised(SystemExit(0)), "train_step raised SystemExit: 0"),
         (lambda after: time.sleep(60), "train_step took longer than 0.3 s"),
-        (lambda after: None, "train_step raised TypeError"),
+        (lambda after: None, "train_step must return (state, report); got NoneType"),
         (lambda after: (after[0]._replace(factors={}), after[1]), "the factors of the new state must have the shapes"),
     ],
 )

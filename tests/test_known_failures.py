@@ -190,7 +190,7 @@ def test_an_error_in_a_process_is_one_sentence(folder: Path) -> None:
     (folder / "dies.py").write_text("import os\ndef prune(factors, keep): os._exit(3)\n", encoding="utf-8")
     for name, sentence in (
         ("late", "the target 'late' raised ZeroDivisionError when it was imported"),
-        ("dies", "the target ended the process that checked it; --jobs 1 shows at which stage"),
+        ("dies", "the target ended the process that checked it; --stage NAME shows which stage does"),
     ):
         done = verify(folder, name, *QUICK, "--stage", "prune", "--jobs", "2")
         assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {sentence}\n")

@@ -33,13 +33,17 @@ from adalora_ref.conformance.verdict import Expected, Verdict
 from adalora_ref.convention import SPEC
 
 
+CHECKS = 200
+"""Of each variant; `adalora-ref mutants --preset thorough` makes a thousand."""
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_no_correct_variant_fails(variant: Variant) -> None:
-    """Another order, library or rounding is correct: no false alarm in a thousand random cases."""
-    (trial,) = try_variants([variant], checks=1000, seed=1)
+    """Another order, library or rounding is correct: no false alarm in random cases."""
+    (trial,) = try_variants([variant], checks=CHECKS, seed=1)
     if trial.absent:
         pytest.skip(trial.absent)
-    assert trial.checks >= 1000
+    assert trial.checks >= CHECKS
     assert [c for row in trial.rows for c in row.checks if c.verdict is Verdict.FAIL] == []
 
 

@@ -71,6 +71,8 @@ def _checked(target: Target, case: Inputs, lane: Lane, number: int, seconds: flo
         _require_shapes(case["state"], after)
     except CannotExpress as error:
         return Check(*fixed, Verdict.NOT_RUN, reason=str(error)), None
+    except calls.WrongForm as error:
+        return Check(*fixed, Verdict.FAIL, np.inf, None, str(error)), None
     except OutOfTime:
         return Check(*fixed, Verdict.FAIL, np.inf, None, f"train_step took longer than {seconds:g} s"), None
     except (KeyboardInterrupt, GeneratorExit):
