@@ -32,7 +32,6 @@ from adalora_ref.conformance.variants import VARIANTS, Variant
 from adalora_ref.conformance.verdict import Expected, Verdict
 from adalora_ref.convention import SPEC
 
-
 CHECKS = 200
 """Of each variant; `adalora-ref mutants --preset thorough` makes a thousand."""
 
