@@ -46,6 +46,44 @@ def counted(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     return {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", done.stdout.splitlines()[-1])}
 
 
+ALLOCATORS = """
+import numpy as np
+from adalora_ref import allocate, init_importance, triplet_scores, update_importance
+from adalora_ref import allocates_at, budget_at, prune
+class Allocator:
+    def start(self, weights, schedule, *, beta1, beta2):
+        self.schedule, self.betas = schedule, {"beta1": beta1, "beta2": beta2}
+        self.importance = {n: init_importance(f) for n, f in weights.items()}
+        self.masks = {n: np.ones(f.s.shape, dtype=bool) for n, f in weights.items()}
+    def update(self, step, weights, grads):
+        if step < self.schedule.total - self.schedule.final:
+            self.importance = {
+                n: update_importance(self.importance[n], weights[n], grads[n], **self.betas) for n in weights
+            }
+        if allocates_at(self.schedule, step):
+            self.masks = self.chosen({n: triplet_scores(i) for n, i in self.importance.items()}, step)
+        return {"masks": self.masks, "importance": self.importance}
+    def chosen(self, scores, step):
+        return allocate(scores, budget_at(self.schedule, step))
+class Worst(Allocator):
+    def chosen(self, scores, step):
+        return allocate({n: -s for n, s in scores.items()}, budget_at(self.schedule, step))
+test_right = conformance_checks(Allocator)
+test_wrong = conformance_checks(Worst)
+"""
+
+
+def test_allocators_have_an_item_for_each_quantity(tmp_path: Path) -> None:
+    """A stateful allocator is played once; what it does wrong fails by name, what it does not show is skipped."""
+    done = run(tmp_path, ALLOCATORS)
+    text = done.stdout
+    assert counted(done)["failed"] == 1
+    assert "FAILED test_mine.py::test_wrong[allocate]" in text
+    assert "expected " in text
+    assert "allocate[layer" in text
+    assert "SKIPPED" in text
+
+
 def test_right_wrong_and_classes(tmp_path: Path) -> None:
     """Right passes, wrong fails item by item with the text of the report; in modules, classes, and several workers."""
     pytest.importorskip("xdist")

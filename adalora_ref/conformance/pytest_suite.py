@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from adalora_ref.conformance import scripted
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_case, require_functions, require_library, stage_named
 from adalora_ref.conformance.diagnosis import diagnose
@@ -18,7 +20,7 @@ from adalora_ref.conformance.report import explain
 from adalora_ref.conformance.seen import Seen
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Lane, Target, load_target
-from adalora_ref.conformance.verdict import Verdict
+from adalora_ref.conformance.verdict import Row, Verdict
 from adalora_ref.convention import Convention
 from adalora_ref.convention import convention as convention_named
 
@@ -42,7 +44,8 @@ def conformance_checks(
     ----------
     implementation
         A module or object with some of the public functions, a class to be instantiated without arguments,
-        ``"package.module:object"``, or a `Target`.
+        ``"package.module:object"``, or a `Target`. A stateful allocator, with `start` and `update`, has one item for
+        each quantity.
     dtypes, stages
         By default those that the implementation declares, and all that the convention has.
     known
@@ -63,9 +66,12 @@ def conformance_checks(
 
     target = _target(implementation)
     require_library(target)
+    expected = () if known is None else read_known(Path(known))
+    if scripted.is_allocator(target):
+        played = partial(scripted.check_allocator, target, convention_named(convention), dtypes=dtypes, seed=seed)
+        return _allocator_checks(target, cache(played), stages, expected)
     require_functions(target)
     asked = _items(target, convention_named(convention), preset, dtypes, stages, seed)
-    expected = () if known is None else read_known(Path(known))
     marked = [pytest.param(item, id=item.id, marks=_marks(item.id, expected)) for item in asked]
 
     @pytest.mark.parametrize("conformance_check", marked)
@@ -75,6 +81,28 @@ def conformance_checks(
         _run(conformance_check)
 
     return staticmethod(test_conforms)  # so that a class can have it, which would pass itself to a method
+
+
+def _allocator_checks(
+    target: Target, played: Callable[[], list[Row]], stages: Sequence[str], known: Sequence[Known]
+) -> Callable[..., None]:
+    """One item for each quantity of an allocator, which is played once for all of them."""
+    import pytest
+
+    asked = [name for name in ("update", *scripted.STAGES_SEEN) if not stages or name in stages]
+
+    @pytest.mark.parametrize("quantity", [pytest.param(name, id=name, marks=_marks(name, known)) for name in asked])
+    def test_conforms(quantity: str) -> None:
+        """What the allocator says and does is right."""
+        __tracebackhide__ = True
+        row = next((row for row in played() if row.stage == quantity), None)
+        if row is not None and row.first_failure is not None:
+            lines = explain(row.equation, row.first_failure, row.diagnosis)
+            pytest.fail("\n".join([f"{target.name}: {row.first_failure.case} fails", *lines]), pytrace=False)
+        if row is None or row.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE):
+            pytest.skip("the allocator does not show it" if row is None else f"{row.verdict}: {row.checks[0].reason}")
+
+    return staticmethod(test_conforms)
 
 
 class _Item(NamedTuple):
