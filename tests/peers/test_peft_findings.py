@@ -357,7 +357,7 @@ def test_verify_peft_lists_them(tmp_path: Path) -> None:
     assert done.exit_code == 1
     section = done.output[done.output.index("\nFindings in peft ") :]
     assert section.index("ranknum_is_trained") < section.index("forced_prune_at_end_of_pruning")
-    assert f"{len(CLAIMS)} reproductions written to {tmp_path / 'repro'}" in section
+    assert section.count(f"  reproduce  python {(tmp_path / 'repro').as_posix()}/peft-") == len(CLAIMS)
     defects = sum(claim.kind is Kind.DEFECT for claim in CLAIMS)
     assert f"; {defects} of {defects} defects and " in section
     plain = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))["findings"]
