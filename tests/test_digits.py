@@ -108,7 +108,7 @@ def test_two_runs_with_one_seed_are_the_same_bytes(results: tuple[list[Any], Pat
     digits.run(Options(out=tmp_path / "again"), SMALL, nobody)
     files = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     again = {p.relative_to(tmp_path / "again"): p.read_bytes() for p in (tmp_path / "again").rglob("*") if p.is_file()}
-    assert len(files) == 7
+    assert len(files) == 9
     assert files == again
     digits.run(Options(seed=1, out=tmp_path / "other"), SMALL, nobody)
     assert (tmp_path / "other" / "seed1" / "frozen.safetensors").read_bytes() not in files.values()

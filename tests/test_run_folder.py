@@ -132,7 +132,7 @@ def drop_array(path: Path) -> None:
 DAMAGE = {
     "no config": ("config.json", Path.unlink, "config.json is missing from the run folder"),
     "config cut": ("config.json", cut, "config.json is damaged"),
-    "another format": ("config.json", replace("adalora-ref run 1", "adalora-ref run 9"), "must have the format"),
+    "another format": ("config.json", replace("adalora-ref run 2", "adalora-ref run 9"), "must have the format"),
     "no step": ("seed0/lora/steps.jsonl", Path.unlink, "steps.jsonl is missing from the run folder"),
     "steps cut": ("seed0/lora/steps.jsonl", cut, r"steps.jsonl, line 8 is damaged"),
     "step missing": ("seed0/lora/steps.jsonl", replace('{"step": 3', '{"step": 4'), "must hold the steps 0 to 7"),

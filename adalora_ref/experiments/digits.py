@@ -21,6 +21,7 @@ from adalora_ref.budget import BudgetSchedule, phase_at
 from adalora_ref.checks import count
 from adalora_ref.convention import LORA, Convention, convention
 from adalora_ref.experiments.run_folder import FORMAT, new_folder, step_record, write_arm, write_arrays, write_json
+from adalora_ref.experiments.timeline import Moment, moment
 from adalora_ref.factors import Factors, init_factors, map_factors
 from adalora_ref.linear import increment
 from adalora_ref.networks.mlp import MLP
@@ -184,11 +185,15 @@ def run_seed(
     stream = batches(new, settings.batch_size, settings.steps, np.random.default_rng(order))
 
     def adapt(arm: str, rule: Convention, config: Config) -> ArmResult:
+        def look(state: TrainState) -> Moment:
+            right = accuracy(frozen, state.factors, scales_of(state, config, convention=rule), new_test)
+            return moment(state, right, rule)
+
         state = init_state(frozen, config, np.random.default_rng(start), convention=rule)
-        state, steps, seconds = fit(state, stream, frozen, config, rule, partial(watch, seed, arm))
-        write_arm(folder / arm, steps, state)
-        right = accuracy(frozen, state.factors, scales_of(state, config, convention=rule), new_test)
-        return ArmResult(right, trainable(state, rule), [step["kept"] for step in steps], seconds)
+        done = fit(state, stream, frozen, config, rule, partial(watch, seed, arm), look)
+        write_arm(folder / arm, done.steps, done.looks, done.state)
+        kept = [step["kept"] for step in done.steps]
+        return ArmResult(done.looks[-1].accuracy, trainable(done.state, rule), kept, done.seconds)
 
     ours = settings.adaptation(settings.initial_rank, settings.target_rank)
     adalora = adapt("adalora", convention(options.convention), ours)
@@ -261,23 +266,40 @@ def pretrain(data: Examples, settings: Settings, rng: np.random.Generator, watch
     config = settings.pretraining
     state = init_state(zero, config, rng, convention=DENSE)
     stream = batches(data, settings.batch_size, settings.pretraining_steps, rng)
-    state, _, _ = fit(state, stream, zero, config, DENSE, watch)
-    return MLP({name: increment(held, scale=1.0) for name, held in state.factors.items()})
+    done = fit(state, stream, zero, config, DENSE, watch, lambda _: None)
+    return MLP({name: increment(held, scale=1.0) for name, held in done.state.factors.items()})
+
+
+class Fitted(NamedTuple):
+    """The last state, every step as plain data, what was seen after it, and the seconds of the median step."""
+
+    state: TrainState
+    steps: list[dict[str, Any]]
+    looks: list[Any]
+    seconds: float
 
 
 def fit(
-    state: TrainState, stream: list[Batch], network: MLP, config: Config, rule: Convention, watch: Watch
-) -> tuple[TrainState, list[dict[str, Any]], float]:
-    """A step on each batch; return the last state, every step as plain data, and the seconds of the median step."""
-    steps, seconds = [], []
+    state: TrainState,
+    stream: list[Batch],
+    network: MLP,
+    config: Config,
+    rule: Convention,
+    watch: Watch,
+    look: Callable[[TrainState], Any],
+) -> Fitted:
+    """A step on each batch, and a look at every state; looks take none of the seconds."""
+    steps, looks, seconds = [], [], []
     for batch in stream:
         start = time.perf_counter()
         state, report = train_step(state, batch, network, config, convention=rule)
         seconds.append(time.perf_counter() - start)
-        phase = phase_at(config.schedule, report.step + rule.first_step)
-        steps.append(step_record(report, phase))
+        t = report.step + rule.first_step
+        phase = phase_at(config.schedule, t)
+        steps.append(step_record(report, phase, allocates=rule.allocates(config.schedule, t)))
+        looks.append(look(state))
         watch(phase, report.budget)
-    return state, steps, median(seconds)
+    return Fitted(state, steps, looks, median(seconds))
 
 
 def accuracy(network: MLP, factors: dict[str, Factors], scales: dict[str, float], data: Examples) -> float:

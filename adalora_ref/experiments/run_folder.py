@@ -1,11 +1,12 @@
 """Run folders: what a run leaves behind, written whole or not at all, and read back with checks.
 
-    config.json                       everything needed to repeat the run
-    results.json                      accuracy, parameters and ranks; no times
-    seed0/frozen.safetensors          the frozen weights, by matrix
-    seed0/adalora/steps.jsonl         a `StepReport` a line, with the phase
-    seed0/adalora/arrays.safetensors  factors, masks and importance after the last step
-    seed0/lora/…                      the same of the other arm
+    config.json                         everything needed to repeat the run
+    results.json                        accuracy, parameters and ranks; no times
+    seed0/frozen.safetensors            the frozen weights, by matrix
+    seed0/adalora/steps.jsonl           a `StepReport` a line, with the phase, and whether an allocation was due
+    seed0/adalora/timeline.safetensors  a `Timeline`: scores, masks, defects and accuracy after every step
+    seed0/adalora/arrays.safetensors    factors, masks and importance after the last step
+    seed0/lora/…                        the same of the other arm
 
 No file holds a time or a date, so that two runs with one seed are the same bytes.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,20 +27,22 @@ from safetensors.numpy import load_file, save
 
 from adalora_ref.allocation import Masks
 from adalora_ref.array import Array, to_numpy
+from adalora_ref.experiments.timeline import Moment, Timeline, arrays_of, timeline_of
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
 from adalora_ref.records import StepReport, TrainState
 
-FORMAT = "adalora-ref run 1"
+FORMAT = "adalora-ref run 2"
 """Stands in config.json; a reader refuses any other."""
 
 PARTS = ("B", "s", "A")
 
 
 class Arm(NamedTuple):
-    """One training run: its steps, and what it ended with."""
+    """One training run: its steps, what stood after each, and what it ended with."""
 
     steps: list[dict[str, Any]]
+    timeline: Timeline
     factors: dict[str, Factors]
     importance: dict[str, Importance]
     masks: Masks
@@ -128,10 +131,11 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         raise OSError(f"what {path.name} holds is not what was written to it")
 
 
-def write_arm(folder: Path, steps: Iterable[Mapping[str, Any]], state: TrainState) -> None:
-    """Write the steps of a training run, and factors, masks and importance after the last."""
+def write_arm(folder: Path, steps: Iterable[Mapping[str, Any]], moments: Sequence[Moment], state: TrainState) -> None:
+    """Write the steps of a training run, what stood after each, and factors, masks and importance after the last."""
     folder.mkdir(parents=True)
     write_lines(folder / "steps.jsonl", steps)
+    write_arrays(folder / "timeline.safetensors", arrays_of(moments))
     arrays: dict[str, Array] = {f"{name}.mask": mask for name, mask in state.masks.items()}
     for name, held in state.factors.items():
         arrays |= _parts(name, held)
@@ -140,13 +144,13 @@ def write_arm(folder: Path, steps: Iterable[Mapping[str, Any]], state: TrainStat
     write_arrays(folder / "arrays.safetensors", arrays)
 
 
-def step_record(report: StepReport, phase: str) -> dict[str, Any]:
+def step_record(report: StepReport, phase: str, *, allocates: bool) -> dict[str, Any]:
     """The report as plain data: masks as lists of indices, shares as lists of numbers."""
     plain = report._asdict()
     for name in ("revived", "dropped"):
         plain[name] = {matrix: np.flatnonzero(to_numpy(mask)).tolist() for matrix, mask in plain[name].items()}
     plain["penalty_share"] = {matrix: to_numpy(share).tolist() for matrix, share in report.penalty_share.items()}
-    return {"step": plain.pop("step"), "phase": phase, **plain}
+    return {"step": plain.pop("step"), "phase": phase, "allocates": allocates, **plain}
 
 
 def read_run(path: Path | str) -> Run:
@@ -160,7 +164,8 @@ def read_run(path: Path | str) -> Run:
     path = Path(path)
     config = _read_json(path / "config.json")
     if config.get("format") != FORMAT:
-        raise ValueError(f"{path / 'config.json'} must have the format {FORMAT!r}; got {config.get('format')!r}")
+        got = config.get("format")
+        raise ValueError(f"{path / 'config.json'} must have the format {FORMAT!r}, or be made anew; got {got!r}")
     results = _read_json(path / "results.json")
     numbers = range(config["seed"], config["seed"] + config["seeds"])
     if [held.get("seed") for held in results.get("seeds", [])] != list(numbers):
@@ -201,7 +206,22 @@ def _read_arm(path: Path, shapes: Mapping[str, tuple[int, int]], total: int) -> 
             raise ValueError(f"{file}: the arrays of {name!r} must fit a ({d_out}, {d_in}) matrix; got {whole}")
         if steps and steps[-1]["kept"].get(name) != np.count_nonzero(masks[name]):
             raise ValueError(f"{file}: the mask of {name!r} must keep what the last line of steps.jsonl says")
-    return Arm(steps, factors, importance, masks)
+    return Arm(steps, _read_timeline(path / "timeline.safetensors", steps, masks), factors, importance, masks)
+
+
+def _read_timeline(file: Path, steps: list[dict[str, Any]], masks: Masks) -> Timeline:
+    arrays = _read_arrays(file)
+    try:
+        found = timeline_of(arrays, {name: mask.shape[0] for name, mask in masks.items()}, len(steps))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    for name, mask in masks.items():
+        kept = [step["kept"].get(name) for step in steps]
+        if np.count_nonzero(found.masks[name], axis=1).tolist() != kept or not np.array_equal(
+            found.masks[name][-1], mask
+        ):
+            raise ValueError(f"{file}: the masks of {name!r} must keep what steps.jsonl and arrays.safetensors say")
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -214,7 +234,7 @@ def _read_lines(path: Path, total: int) -> list[dict[str, Any]]:
     steps = [_object(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
     if [step.get("step") for step in steps] != list(range(total)):
         raise ValueError(f"{path} must hold the steps 0 to {total - 1} in order; got {len(steps)} lines")
-    wanted = {"phase", *StepReport._fields}
+    wanted = {"phase", "allocates", *StepReport._fields}
     for number, step in enumerate(steps, start=1):
         if step.keys() != wanted:
             raise ValueError(f"{path}, line {number} must have the fields {sorted(wanted)}; got {sorted(step)}")
