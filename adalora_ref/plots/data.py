@@ -58,6 +58,16 @@ class Scores(NamedTuple):
     allocations: Array
 
 
+class Defects(NamedTuple):
+    """Of one factor, by matrix: ‖G − I‖_F at each step; how many vectors in how many dimensions; the least possible."""
+
+    what: str
+    norm: str
+    by_matrix: dict[str, Array]
+    vectors: dict[str, tuple[int, int]]
+    least: dict[str, float]
+
+
 class Exchange(NamedTuple):
     """By allocation: its step, and how many came back and how many were dropped."""
 
@@ -113,14 +123,20 @@ def grid(kept: Mapping[str, int], /) -> Grid:
     return Grid(kinds, layers, found)
 
 
-def runs(values: Array, /) -> list[tuple[int, int]]:
-    """Where equal values stand in a row: the first of them, and one past the last.
+def labelled(values: Array, edges: Sequence[int], /, *, least: float) -> list[tuple[int, int]]:
+    """Where to name a value that stays: the longest stretch of each run that no edge crosses, if it has *least*.
 
-    >>> runs(np.array([8, 8, 8, 5, 5]))
-    [(0, 3), (3, 5)]
+    >>> labelled(np.array([8, 8, 8, 8, 5, 5, 5, 2]), [0, 3], least=2)  # 8 is cut at 3, and 2 is too short
+    [(0, 3), (4, 7)]
     """
-    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    return list(pairwise(edges))
+    changes = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    found = []
+    for first, end in pairwise(changes):
+        pieces = pairwise([first, *(edge for edge in edges if first < edge < end), end])
+        longest = max(pieces, key=lambda piece: piece[1] - piece[0])
+        if longest[1] - longest[0] >= least:
+            found.append(longest)
+    return found
 
 
 def scores(arm: Arm, /) -> Scores:
@@ -143,6 +159,19 @@ def _carried(values: Sequence[float]) -> Array:
     numbers = np.asarray(values, dtype=np.float64)
     last = np.maximum.accumulate(np.where(np.isnan(numbers), -1, np.arange(len(numbers))))
     return np.where(last < 0, np.nan, numbers[last])
+
+
+def defects(arm: Arm, config: Mapping[str, Any], /) -> list[Defects]:
+    """Of B's columns and of A's rows; more vectors than dimensions stay √(vectors − dimensions) away at least."""
+    found = []
+    for what, norm, held, side in (
+        ("columns", "‖BᵀB − I‖$_F$", arm.timeline.defect_B, 0),
+        ("rows", "‖AAᵀ − I‖$_F$", arm.timeline.defect_A, 1),
+    ):
+        vectors = {name: (arm.factors[name].s.shape[0], config["shapes"][name][side]) for name in held}
+        least = {name: (r - d) ** 0.5 for name, (r, d) in vectors.items() if r > d}
+        found.append(Defects(what, norm, held, vectors, least))
+    return found
 
 
 def exchange(arm: Arm, /) -> Exchange:

@@ -13,11 +13,15 @@ from adalora_ref.plots.style import (
     BLUE,
     DASHES,
     GREEN,
+    LABELLED,
+    LEGEND,
     NARROW,
+    OUTSIDE,
     VERMILION,
     ink,
     look_of,
     name_axes,
+    name_powers,
     new_figure,
     over_steps,
     rank_colours,
@@ -54,7 +58,7 @@ def figures(
         "ranks": draw_ranks(arm, below),
         "final_ranks": draw_final_ranks(arm, below),
         "scores": draw_scores(arm, below),
-        "orthogonality": draw_orthogonality(arm, below),
+        "orthogonality": draw_orthogonality(arm, config, below),
         "loss": draw_loss(arm, lora, below),
         "revivals": draw_revivals(arm, below),
     }
@@ -69,14 +73,14 @@ def draw_budget(arm: Arm, config: Mapping[str, Any], below: str) -> Figure:
     axes.step(steps, held.kept, where="post", color=VERMILION, linestyle=DASHES[1], linewidth=1.8, label="kept")
     axes.step(steps, held.budget, where="post", color=BLUE, linewidth=1.8, label="budget")
     at = held.allocations
-    axes.plot(at, held.budget[at], "o", color=BLUE, markerfacecolor="white", markersize=5, label="allocation")
+    if at.size:
+        axes.plot(at, held.budget[at], "o", color=BLUE, markerfacecolor="white", markersize=5, label="allocation")
     axes.set(ylabel=f"{held.unit}, over all matrices", ylim=(0, 1.08 * max(held.kept.max(), held.budget.max(), 1)))
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(**LEGEND, loc="upper right" if held.budget[-1] < held.budget[0] else "lower right")
     over_steps(axes, phases)
-    counted = f"{len(at)} allocation" + "s" * (len(at) != 1)
     first, last = held.budget[0], held.budget[-1]
     moves = f"falls from {first:,} to {last:,} {held.unit}" if last < first else f"stays at {first:,} {held.unit}"
-    name_axes(axes, f"The budget {moves}, with {counted}", below)
+    name_axes(axes, f"The budget {moves}, with {_times(len(at), 'allocation')}", below)
     return figure
 
 
@@ -91,18 +95,16 @@ def draw_ranks(arm: Arm, below: str) -> Figure:
         extent=(-0.5, steps - 0.5, rows - 0.5, -0.5),
     )  # fmt: skip
     for row, kept in enumerate(held.kept):
-        for first, end in data.runs(kept):
-            if end - first >= NARROW / 2 * steps:
-                rank = int(kept[first])
-                axes.text((first + end - 1) / 2, row, str(rank), ha="center", va="center", color=ink(image, rank))
-    shade(axes, phases)
+        for first, end in data.labelled(kept, [phase.first for phase in phases], least=NARROW / 2 * steps):
+            rank, middle = int(kept[first]), (first + end - 1) / 2
+            axes.text(middle, row, str(rank), ha="center", va="center", color=ink(image, rank))
+    shade(axes, phases, grey=False)
     over_steps(axes, phases)
     axes.set_yticks(range(rows), held.names)
     axes.set(ylabel="matrix, in forward order")
     axes.hlines(np.arange(1, rows) - 0.5, -0.5, steps - 0.5, color="white", linewidth=1.5)
     figure.colorbar(image, ax=axes, label="rank (triplets kept)", format="%d", ticks=_whole_ticks())
-    least, most = held.kept[:, -1].min(), held.kept[:, -1].max()
-    name_axes(axes, f"Every matrix starts at rank {held.kept[0, 0]} and ends at {_between(least, most)}", below)
+    name_axes(axes, _ranks_in_words(held.kept), below)
     return figure
 
 
@@ -118,13 +120,12 @@ def draw_final_ranks(arm: Arm, below: str) -> Figure:
         if rank >= 0:
             axes.text(column, row, str(rank), ha="center", va="center", color=ink(image, rank), fontsize=12)
     axes.set_xticks(range(columns), held.layers)
-    axes.set_yticks(range(rows), held.kinds)
+    axes.set_yticks(range(rows) if rows > 1 else [], held.kinds if rows > 1 else [])
     axes.set_xticks(np.arange(1, columns) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, rows) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="both", length=0)
     axes.set(xlabel="matrix, in forward order" if rows == 1 else "layer", ylabel="" if rows == 1 else "kind of matrix")
-    figure.colorbar(image, ax=axes, label="rank", format="%d", ticks=_whole_ticks())
     name_axes(axes, f"Ranks at the end: {kept[:, -1].sum()} of {kept[:, 0].sum()} triplets are left", below)
     return figure
 
@@ -132,48 +133,55 @@ def draw_final_ranks(arm: Arm, below: str) -> Figure:
 def draw_scores(arm: Arm, below: str) -> Figure:
     """Range, middle half and median of the scores, of kept and of dropped triplets; and the threshold."""
     held, phases = data.scores(arm), data.phases(arm)
-    figure = new_figure(4.6)
-    axes, steps = figure.subplots(), np.arange(len(held.threshold))
+    figure, steps = new_figure(4.6), np.arange(len(arm.steps))
+    axes = figure.subplots()
     shade(axes, phases)
-    looks = {"kept": (held.kept, BLUE, "-", None), "dropped": (held.dropped, VERMILION, DASHES[1], "///")}
-    for name, (bands, colour, dash, hatch) in looks.items():
-        for (low, high), alpha in (((0, 4), 0.18), ((1, 3), 0.35)):
-            axes.fill_between(
-                steps,
-                bands[low],
-                bands[high],
-                alpha=alpha,
-                facecolor=colour,
-                linewidth=0,
-                hatch=hatch,
-                edgecolor=colour,
-            )
-        axes.plot(steps, bands[2], color=colour, linestyle=dash, linewidth=1.8, label=f"{name}: median, half, range")
-    axes.step(steps, held.threshold, where="post", color="black", linewidth=1.3, label="lowest score kept")
+    for name, bands, colour, dash, hatch in (
+        ("kept", held.kept, BLUE, "-", ""),
+        ("dropped", held.dropped, VERMILION, DASHES[1], "///"),
+    ):
+        if np.isnan(bands).all():
+            continue
+        for low, high, alpha in ((0, 4, 0.18), (1, 3, 0.35)):
+            filled = axes.fill_between(steps, bands[low], bands[high], alpha=alpha, color=colour, linewidth=0)
+            filled.set_hatch(hatch)
+        label = f"{name}: median, middle half, range"
+        axes.plot(steps, bands[2], color=colour, linestyle=dash, linewidth=1.8, label=label)
     at = held.allocations
-    axes.plot(at, held.threshold[at], "D", color="black", markersize=3.5, label="at an allocation")
+    if at.size:
+        label = "threshold: lowest score kept"
+        axes.step(steps, held.threshold, where="post", color="black", linewidth=1.3, label=label)
+        axes.plot(at, held.threshold[at], "D", color="black", markersize=3.5, label="set by an allocation")
     axes.set(yscale="log", ylabel="score S of a triplet (nats²)")
-    axes.legend(frameon=False, ncols=2, loc="best")
+    figure.legend(**OUTSIDE, ncols=2, loc="outside lower center")
     over_steps(axes, phases)
-    name_axes(axes, "Scores of the triplets, and the threshold between kept and dropped", below)
+    what = ", and the threshold between kept and dropped" if at.size else "; without allocations they decide nothing"
+    name_axes(axes, f"Scores of the triplets{what}", below)
     return figure
 
 
-def draw_orthogonality(arm: Arm, below: str) -> Figure:
+def draw_orthogonality(arm: Arm, config: Mapping[str, Any], below: str) -> Figure:
     """The paper's Figure 4: how far B's columns and A's rows are from orthonormal, a line for each matrix."""
     phases, steps = data.phases(arm), np.arange(len(arm.steps))
-    figure = new_figure(4.6)
-    panels = figure.subplots(1, 2, sharey=True)
-    sides = (("‖BᵀB − I‖_F, columns of B", arm.timeline.defect_B), ("‖AAᵀ − I‖_F, rows of A", arm.timeline.defect_A))
-    for axes, (title, defects) in zip(panels, sides, strict=True):
-        shade(axes, phases)
-        for index, (name, defect) in enumerate(defects.items()):
+    figure = new_figure(6.0)
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    sides = data.defects(arm, config)
+    for axes, side in zip(panels, sides, strict=True):
+        shade(axes, phases, named=axes is panels[0])
+        for index, (name, defect) in enumerate(side.by_matrix.items()):
             axes.plot(steps, defect, label=name, **look_of(index))
-        axes.set(yscale="log", ylabel=f"{title} (no unit)")
-        axes.tick_params(labelleft=True)
+        for least in side.least.values():
+            axes.axhline(least, color="0.35", linewidth=0.8, label="_least")
+        axes.set(yscale="log", ylabel=f"{side.norm} (no unit)")
+        name_powers(axes)
         over_steps(axes, phases)
-    panels[0].legend(frameon=False, title="matrix")
-    name_axes(panels[0], "How far B and A are from orthonormal", below)
+    panels[0].set(xlabel="")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, **OUTSIDE, ncols=min(6, len(handles[0])), loc="outside lower center")
+    tight = [f"{name}: {side.vectors[name][0]} {side.what} in {side.vectors[name][1]} dimensions"
+             for side in sides for name in side.least]  # fmt: skip
+    why = f" · thin: the least possible ({'; '.join(tight[:1])}{'; …' * (len(tight) > 1)})" if tight else ""
+    name_axes(panels[0], "How far B's columns and A's rows are from orthonormal", below + why)
     return figure
 
 
@@ -196,9 +204,9 @@ def draw_loss(arm: Arm, lora: Arm | None, below: str) -> Figure:
         shade(axes, phases, named=named)
         over_steps(axes, phases)
     above.set(yscale="log", ylabel="loss of the task (nats)", xlabel="")
-    above.legend(frameon=False, title=f"thin: each step; thick: mean over {window}")
+    above.legend(**LEGEND, loc="upper right", ncols=2, title=f"thin: each step; thick: mean over {window}")
     under.set(ylabel="right on held-out (%)", ylim=(0, 102))
-    under.legend(frameon=False, loc="lower right")
+    under.legend(**LEGEND, loc="lower right")
     name_axes(above, "Loss while training, and accuracy on held-out examples", below)
     return figure
 
@@ -209,29 +217,42 @@ def draw_revivals(arm: Arm, below: str) -> Figure:
     figure = new_figure()
     axes = figure.subplots()
     shade(axes, phases)
-    width = 0.7 * float(np.diff(held.steps).min()) if len(held.steps) > 1 else 1.0
-    axes.bar(held.steps, held.revived, width, color=GREEN, edgecolor="black", linewidth=0.6, label="revived")
-    axes.bar(
-        held.steps,
-        -held.dropped,
-        width,
-        color=VERMILION,
-        edgecolor="black",
-        linewidth=0.6,
-        hatch="///",
-        label="dropped",
-    )
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(ylabel="triplets, over all matrices")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-    axes.legend(frameon=False, loc="best")
+    changed = held.steps[(held.revived > 0) | (held.dropped > 0)]
+    width = 0.7 * float(np.diff(changed).min(initial=0.03 * len(arm.steps)))
+    sides = {"revived": (held.revived, GREEN, ""), "dropped": (-held.dropped, VERMILION, "///")}
+    for name, (counts, colour, hatch) in sides.items():
+        at, some = held.steps[counts != 0], counts[counts != 0]
+        if some.size:
+            bars = axes.bar(at, some, width, label=name, color=colour, hatch=hatch, edgecolor="black", linewidth=0.6)
+            axes.bar_label(bars, [_signed(count) for count in some] if some.size <= LABELLED else [], padding=2)
+    if held.steps.size:
+        axes.plot(held.steps, np.zeros(held.steps.size), "|", color="black", markersize=7, label="allocation")
+        axes.legend(**LEGEND, loc="lower right")
+    reach = [1.3 * counts.max(initial=1) for counts in (held.dropped, held.revived)]
+    axes.set(ylabel="triplets dropped (−) and revived (+)", ylim=(-reach[0], reach[1]))
+    axes.yaxis.set_major_locator(_whole_ticks())
+    axes.yaxis.set_major_formatter(lambda value, _: _signed(value))
     over_steps(axes, phases)
-    name_axes(axes, f"{held.dropped.sum()} times a triplet is dropped, {held.revived.sum()} times one returns", below)
+    gone, back = _times(held.dropped.sum(), "drop"), _times(held.revived.sum(), "revival")
+    title = f"{gone[0].upper()}{gone[1:]} and {back} in {_times(len(held.steps), 'allocation')}"
+    name_axes(axes, title if held.steps.size else "Without allocations, no triplet is dropped or revived", below)
     return figure
 
 
-def _between(least: int, most: int) -> str:
-    return f"{least}" if least == most else f"{least} to {most}"
+def _signed(count: float) -> str:
+    return f"{count:+.0f}".replace("-", "−") if count else "0"
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}" if count == 1 else f"{count or 'no'} {what}s"
+
+
+def _ranks_in_words(kept: data.Array) -> str:
+    first, (least, *_, most) = kept[0, 0], (kept[:, -1].min(), kept[:, -1].max())
+    if least == most == first:
+        return f"Every matrix has rank {first} from the first step to the last"
+    return f"Every matrix starts at rank {first} and ends at {least if least == most else f'{least} to {most}'}"
 
 
 def _whole_ticks() -> Any:

@@ -21,8 +21,13 @@ COLOURS = (BLUE, VERMILION, GREEN, BLACK, PURPLE, ORANGE, SKY)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 PHASES = {"warmup": ("warm-up", "0.97"), "pruning": ("pruning", "0.88"), "final": ("final", "0.94")}
+LEGEND: dict[str, Any] = {"frameon": True, "framealpha": 0.85, "edgecolor": "none", "fontsize": 9, "title_fontsize": 9}
+OUTSIDE: dict[str, Any] = {"frameon": False, "fontsize": 9, "title_fontsize": 9}
 NARROW = 0.08
 """A phase or a run of equal ranks with less of the axis than this has no room for its name."""
+
+LABELLED = 40
+"""More bars than these get no number each."""
 
 
 def new_figure(height: float = 4.2) -> Figure:
@@ -38,12 +43,13 @@ def name_axes(axes: Axes, title: str, below: str) -> None:
     axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=38)
 
 
-def shade(axes: Axes, phases: Sequence[Phase], *, named: bool = True) -> None:
-    """Shade the phases, and name them over the axes."""
+def shade(axes: Axes, phases: Sequence[Phase], *, grey: bool = True, named: bool = True) -> None:
+    """Shade the phases, part them by lines, and name them over the axes."""
     steps = phases[-1].end
     for phase in phases:
-        name, grey = PHASES[phase.name]
-        axes.axvspan(phase.first - 0.5, phase.end - 0.5, color=grey, zorder=0, linewidth=0)
+        name, tone = PHASES[phase.name]
+        if grey:
+            axes.axvspan(phase.first - 0.5, phase.end - 0.5, color=tone, zorder=0, linewidth=0)
         if named and (phase.end - phase.first) / steps >= NARROW:
             middle = (phase.first + phase.end - 1) / 2
             axes.annotate(
@@ -51,7 +57,7 @@ def shade(axes: Axes, phases: Sequence[Phase], *, named: bool = True) -> None:
                 ha="center", fontsize=9, color="0.25",
             )  # fmt: skip
     for phase in phases[1:]:
-        axes.axvline(phase.first - 0.5, color="0.55", linewidth=0.8, zorder=1)
+        axes.axvline(phase.first - 0.5, color="0.55" if grey else "white", linewidth=0.8 if grey else 1.5, zorder=1)
 
 
 def over_steps(axes: Axes, phases: Sequence[Phase]) -> None:
@@ -65,6 +71,14 @@ def over_steps(axes: Axes, phases: Sequence[Phase]) -> None:
         axes.spines[side].set_visible(False)
 
 
+def name_powers(axes: Axes) -> None:
+    """Write 0.1 and 6 on a logarithmic axis, not powers and products."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+
+
 def look_of(index: int) -> dict[str, Any]:
     """A colour and a dash of its own for each of several lines."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6}
@@ -74,7 +88,7 @@ def rank_colours(full: int) -> dict[str, Any]:
     """A colour for each rank from 0 to *full*, darker the smaller."""
     from matplotlib import colormaps
 
-    return {"cmap": colormaps["cividis"].resampled(full + 1), "vmin": -0.5, "vmax": full + 0.5}
+    return {"cmap": colormaps["viridis"].resampled(full + 1), "vmin": -0.5, "vmax": full + 0.5}
 
 
 def ink(image: Any, value: float) -> str:
