@@ -293,3 +293,20 @@ def explain(stage: str | None, **options: Any) -> None:
         check = options.pop("check")
         status = command.run(stage, drawing.Options(**options), make_console(), check=check)
     raise SystemExit(status)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the run; by default its first.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write; by default RUN/plots.")
+@click.option("--format", "form", type=click.Choice(["png", "svg", "pdf"]), default="png", show_default=True)
+def plot(run: Path, seed: int | None, out: Path | None, form: str) -> None:
+    """Draw RUN, a folder written by train: budget, ranks, scores, orthogonality, loss and accuracy, revivals.
+
+    Pictures of an earlier call are replaced, other files never. Needs matplotlib: pip install 'adalora-ref[plots]'.
+    """
+    with in_one_sentence():
+        from adalora_ref.plots import command
+
+        for path in command.plot(run, seed=seed, out=out, form=form):
+            click.echo(path)
