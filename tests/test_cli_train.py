@@ -140,7 +140,9 @@ def test_help_is_quick_to_start(tmp_path: Path) -> None:
         "import sys; from click.testing import CliRunner; from adalora_ref.cli import main;"
         "assert CliRunner().invoke(main, ['train', 'digits', '--help']).exit_code == 0;"
         "assert CliRunner().invoke(main, ['verify', '--help']).exit_code == 0;"
-        "print(sorted({'rich.table', 'mpmath', 'sklearn', 'safetensors', 'torch', 'hypothesis'} & set(sys.modules)))"
+        "assert CliRunner().invoke(main, ['plot', '--help']).exit_code == 0;"
+        "slow = {'rich.table', 'matplotlib', 'mpmath', 'sklearn', 'safetensors', 'torch', 'hypothesis'};"
+        "print(sorted(slow & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from adalora_ref import SPEC, Importance, TrainState, orthogonality_norm, triplet_scores
 from adalora_ref.experiments import digits
 from adalora_ref.experiments.digits import Options, Settings
 from adalora_ref.experiments.run_folder import new_folder, read_run, write_arrays, write_json
+from adalora_ref.experiments.timeline import arrays_of, moment, timeline_of
 from tests.conftest import Library
 
 SMALL = Settings(hidden_layers=1, pretraining_steps=4, steps=8, warmup=2, final=3, interval=2, batch_size=8)
@@ -129,6 +132,14 @@ def drop_array(path: Path) -> None:
     save_file(arrays, path)
 
 
+def change_array(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def changed(path: Path) -> None:
+        arrays = load_file(path)
+        save_file(arrays | {name: np.ascontiguousarray(change(arrays[name]))}, path)
+
+    return changed
+
+
 DAMAGE = {
     "no config": ("config.json", Path.unlink, "config.json is missing from the run folder"),
     "config cut": ("config.json", cut, "config.json is damaged"),
@@ -139,6 +150,29 @@ DAMAGE = {
     "field missing": ("seed1/adalora/steps.jsonl", replace('"budget"', '"bugdet"'), "must have the fields"),
     "arrays cut": ("seed1/adalora/arrays.safetensors", cut, "arrays.safetensors is damaged"),
     "array missing": ("seed1/adalora/arrays.safetensors", drop_array, "has no array 'head.B'"),
+    "timeline cut": ("seed0/lora/timeline.safetensors", cut, "timeline.safetensors is damaged"),
+    "no timeline": ("seed1/lora/timeline.safetensors", Path.unlink, "timeline.safetensors is missing"),
+    "timeline too short": (
+        "seed0/adalora/timeline.safetensors",
+        change_array("head.scores", lambda a: a[:-1]),
+        r"timeline.safetensors: 'head.scores' must be \(8, 8\), finite floats; got \(7, 8\) of float64",
+    ),
+    "timeline not finite": (
+        "seed0/adalora/timeline.safetensors",
+        change_array("head.defect_B", lambda a: a * np.nan),
+        "'head.defect_B' must be",
+    ),
+    "masks of another run": (
+        "seed0/adalora/timeline.safetensors",
+        change_array("layer1.masks", lambda a: ~a),
+        "the masks of 'layer1' must keep what steps.jsonl and arrays.safetensors say",
+    ),
+    "last mask": (
+        "seed0/adalora/timeline.safetensors",
+        change_array("layer1.masks", lambda a: np.concatenate([a[:-1], np.roll(a[-1:], 1, axis=1)])),
+        "the masks of 'layer1' must keep what steps.jsonl and arrays.safetensors say",
+    ),
+    "run of the first form": ("config.json", replace("adalora-ref run 2", "adalora-ref run 1"), "or be made anew; got"),
     "seed of another run": ("results.json", replace('"seed": 1', '"seed": 2'), "must hold the seeds"),
     "weights cut": ("seed0/frozen.safetensors", cut, "frozen.safetensors is damaged"),
 }
@@ -158,6 +192,52 @@ def test_damage_is_named(name: str, run: Path, tmp_path: Path) -> None:
     change(copy / file)
     with pytest.raises(ValueError, match=message):
         read_run(copy)
+
+
+# THE TIMELINE
+
+
+def test_allocations_went_by_the_scores_of_the_timeline(run: Path) -> None:
+    """Each threshold is the lowest score that is kept after that step, to the bit; masks follow drops and revivals."""
+    for seed in read_run(run).seeds.values():
+        arm = seed.arms["adalora"]
+        kept = {name: np.ones(masks.shape[1], dtype=bool) for name, masks in arm.timeline.masks.items()}
+        assert sum(step["allocates"] for step in arm.steps) == 3  # at 2, 4, and at the end of pruning, 5
+        for t, step in enumerate(arm.steps):
+            for name, masks in arm.timeline.masks.items():
+                kept[name][step["dropped"][name]] = False
+                kept[name][step["revived"][name]] = True
+                assert np.array_equal(masks[t], kept[name])
+            if step["allocates"]:
+                lowest = min(a[t][kept[name]].min() for name, a in arm.timeline.scores.items())
+                assert lowest == step["threshold"]
+
+
+def test_the_timeline_ends_where_the_run_ended(run: Path) -> None:
+    """Its last row has the scores of the last averages, the defects of the last factors, the accuracy told."""
+    read = read_run(run)
+    for held in read.results["seeds"]:
+        for name, arm in read.seeds[held["seed"]].arms.items():
+            line = arm.timeline
+            assert line.accuracy[-1] == held["accuracy"][name]
+            for matrix, factors in arm.factors.items():
+                assert np.array_equal(line.scores[matrix][-1], triplet_scores(arm.importance[matrix]))
+                both = line.defect_B[matrix][-1] + line.defect_A[matrix][-1]
+                assert np.isclose(both, orthogonality_norm(factors)[0], rtol=1e-14)
+
+
+def test_a_moment_is_recorded_on_any_library(library: Library) -> None:
+    """Two moments by hand: scores by the convention, defects √(3² + 3²) and 0, stacked on the host and read back."""
+    held = library.factors([[2.0, 0.0], [0.0, 2.0]], [1.0, 1.0], [[1.0, 0.0], [0.0, 1.0]])
+    masks = {"q": library.array([True, False])}
+    state = TrainState(1, {"q": held}, {"q": Importance(held, held)}, {}, masks)
+    arrays = arrays_of([moment(state, 0.25, SPEC), moment(state, 0.5, SPEC)])
+    line = timeline_of(arrays, {"q": 2}, 2)
+    assert line.scores["q"].tolist() == [[1 + 2 + 0.5] * 2] * 2  # 1·1 + mean(2·2, 0) + mean(1·1, 0)
+    assert line.masks["q"].tolist() == [[True, False]] * 2
+    assert line.defect_B["q"].tolist() == [18**0.5] * 2
+    assert line.defect_A["q"].tolist() == [0.0, 0.0]
+    assert line.accuracy.tolist() == [0.25, 0.5]
 
 
 def test_every_line_is_json(run: Path) -> None:

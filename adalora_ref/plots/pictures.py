@@ -145,18 +145,20 @@ def draw_scores(arm: Arm, below: str) -> Figure:
         for low, high, alpha in ((0, 4, 0.18), (1, 3, 0.35)):
             filled = axes.fill_between(steps, bands[low], bands[high], alpha=alpha, color=colour, linewidth=0)
             filled.set_hatch(hatch)
-        label = f"{name}: median, middle half, range"
-        axes.plot(steps, bands[2], color=colour, linestyle=dash, linewidth=1.8, label=label)
-    at = held.allocations
-    if at.size:
-        label = "threshold: lowest score kept"
-        axes.step(steps, held.threshold, where="post", color="black", linewidth=1.3, label=label)
-        axes.plot(at, held.threshold[at], "D", color="black", markersize=3.5, label="set by an allocation")
+        axes.plot(steps, bands[2], color=colour, linestyle=dash, linewidth=1.8, label=name)
+    if held.allocations.size:
+        marks: dict[str, Any] = {"marker": "D", "markersize": 3.5, "markevery": held.allocations.tolist()}
+        label = "threshold: lowest score kept by each allocation"
+        axes.step(steps, held.threshold, where="post", color="black", linewidth=1.3, label=label, **marks)
     axes.set(yscale="log", ylabel="score S of a triplet (nats²)")
-    figure.legend(**OUTSIDE, ncols=2, loc="outside lower center")
+    figure.legend(**OUTSIDE, ncols=3, loc="outside lower center")
     over_steps(axes, phases)
-    what = ", and the threshold between kept and dropped" if at.size else "; without allocations they decide nothing"
-    name_axes(axes, f"Scores of the triplets{what}", below)
+    what = (
+        ", and the threshold between kept and dropped"
+        if held.allocations.size
+        else "; without allocations they decide nothing"
+    )
+    name_axes(axes, f"Scores of the triplets{what}", f"{below} · line: median; dark: middle half; light: range")
     return figure
 
 
