@@ -255,7 +255,7 @@ def test_phases_are_shaded_where_they_are(drawn: dict[str, Figure], run: Run) ->
             assert spans == [(at[0] - 0.5, at[-1] + 0.5) for at in wanted]
             assert len({p.get_facecolor() for p in axes.patches[:3]}) == 3
     named = [text for text, *_ in texts(drawn["budget"].axes[0]) if text in {"warm-up", "pruning", "final"}]
-    assert named == ["pruning", "final"]  # warm-up is too short for its name
+    assert named == ["warm-up", "pruning", "final"]
 
 
 def test_lora_is_drawn_beside_it(drawn: dict[str, Figure], run: Run) -> None:

@@ -206,6 +206,7 @@ def draw_loss(arm: Arm, lora: Arm | None, below: str) -> Figure:
         shade(axes, phases, named=named)
         over_steps(axes, phases)
     above.set(yscale="log", ylabel="loss of the task (nats)", xlabel="")
+    name_powers(above)
     above.legend(**LEGEND, loc="upper right", ncols=2, title=f"thin: each step; thick: mean over {window} steps")
     under.set(ylabel="right on held-out (%)", ylim=(0, 102))
     under.legend(**LEGEND, loc="lower right")

@@ -23,7 +23,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 PHASES = {"warmup": ("warm-up", "0.97"), "pruning": ("pruning", "0.88"), "final": ("final", "0.94")}
 LEGEND: dict[str, Any] = {"frameon": True, "framealpha": 0.85, "edgecolor": "none", "fontsize": 9, "title_fontsize": 9}
 OUTSIDE: dict[str, Any] = {"frameon": False, "fontsize": 9, "title_fontsize": 9}
-NARROW = 0.08
+NARROW = 0.075
 """A phase or a run of equal ranks with less of the axis than this has no room for its name."""
 
 LABELLED = 40
@@ -72,11 +72,15 @@ def over_steps(axes: Axes, phases: Sequence[Phase]) -> None:
 
 
 def name_powers(axes: Axes) -> None:
-    """Write 0.1 and 6 on a logarithmic axis, not powers and products."""
+    """Write 0.1 and 6 on a logarithmic axis, not powers and products; between powers only where there is room."""
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):  # type: ignore[misc, unused-ignore] # without matplotlib its type is unknown
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    axes.yaxis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
 
 
 def look_of(index: int) -> dict[str, Any]:
