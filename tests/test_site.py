@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import os
@@ -47,6 +48,27 @@ def cited(function: str) -> set[int]:
     return {int(number) for found in HOOKS.CITED.findall(text) for number in re.findall(r"\((\d+)\)", found)}
 
 
+def glossary() -> list[dict[str, str]]:
+    """The rows of the glossary: what each source calls a thing."""
+    head, rows = [], []
+    for line in (DOCS / "notation.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells[:1] == ["ours"]:
+            head = cells
+        elif cells and len(cells) == len(head) and "---" not in cells:
+            rows.append(dict(zip(head, cells, strict=True)))
+    return rows
+
+
+def names_in_the_code() -> set[str]:
+    """What the modules of the core, and those of training, name: functions, fields, arguments, variables."""
+    nodes = [
+        node for path in (ROOT / "adalora_ref").glob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    ]
+    found = {getattr(node, part, None) for node in nodes for part in ("id", "arg", "attr", "name")}
+    return {name for name in found if name}
+
+
 # WITHOUT MKDOCS
 
 
@@ -88,6 +110,25 @@ def test_the_table_of_functions() -> None:
         assert all(number == to for number, to in links)
     others = [name for row in table_rows("api/README.md", "name") for name in in_code_font(row[0])]
     assert sorted([*others, *rows]) == sorted(adalora_ref.__all__)
+
+
+def test_the_glossary_has_our_names() -> None:
+    """Every name that the glossary says is ours is one of the code, and every row says what the thing is."""
+    rows = glossary()
+    assert len(rows) > 35
+    ours = [name for row in rows for name in in_code_font(row["code"])]
+    assert set(ours) <= names_in_the_code()
+    assert all(row["ours"] and row["what it is"] and row["equation"] for row in rows)
+    assert len({row["ours"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("source", ["loralib", "PEFT"])
+def test_the_glossary_has_sources(source: str) -> None:
+    """Every name of loralib has its line, every name of PEFT its file."""
+    where = {"loralib": r":\d+$", "PEFT": r" (config|layer|model)\.py$"}[source]
+    named = [row[source] for row in glossary() if row[source]]
+    assert len(named) > 20
+    assert [cell for cell in named if not re.search(where, cell)] == []
 
 
 KNOWN = {"merge": "adalora_ref.merge"}
