@@ -99,13 +99,14 @@ def to_sources(page: str, text: str) -> str:
 def shown(target: str) -> str:
     """A page with the text of a file; for a folder, of the programs in it, or the names where it has none."""
     path = ROOT / target
+    head = f"---\nsearch:\n  exclude: true\n---\n\n# {target}\n\n"
     if path.is_file():
-        return f"# {target}\n\n{fenced(path)}"
+        return head + fenced(path)
     files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
     programs = [file for file in files if file.suffix == ".py" and file.parent == path]
     parts = [f"## {file.name}\n\n{fenced(file)}" for file in programs]
     listed = "".join(f"- `{file.relative_to(path).as_posix()}`\n" for file in files)
-    return f"# {target}\n\n" + ("\n".join(parts) or listed)
+    return head + ("\n".join(parts) or listed)
 
 
 def fenced(path: Path) -> str:

@@ -74,6 +74,16 @@ def visits() -> dict[str, Visit]:
                 Line("adalora-ref verify 'exec:./my_adalora --fast'", "--stage prune"),
             ),
         ),
+        "explain": Visit(
+            {},
+            (
+                Line("adalora-ref explain"),
+                Line("adalora-ref explain layer"),
+                Line("adalora-ref explain schedule --seed 3 --numbers random"),
+                Line("adalora-ref explain run"),
+            ),
+            block("explain.md", "text"),
+        ),
         "vectors": Visit(
             {},
             (
@@ -122,6 +132,7 @@ RUN_BY = {
 """Lines that another test runs; its file must hold the words of the line."""
 
 PARSED = {
+    "adalora-ref explain scores --check": "it waits for an answer; tests/test_explain.py gives some",
     "adalora-ref laws your_module:object": "100 examples of each law take too long here; tests/test_laws.py runs fewer",
     "adalora-ref laws your_module:object --time 600": "it takes ten minutes",
     "adalora-ref train digits": "it takes minutes; tests/test_cli_train.py runs it on fewer samples",

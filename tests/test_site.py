@@ -9,12 +9,14 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from markdown_it import MarkdownIt
 
 import adalora_ref
 from tests.test_docs import DOCS, ROOT, in_code_font, table_rows
@@ -191,6 +193,7 @@ class Page(HTMLParser):
         self.anchors: set[str] = set()
         self.loaded: set[str] = set()
         self.place = ""
+        self.quoted = False
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -201,6 +204,8 @@ class Page(HTMLParser):
                 self.place = anchor
         if tag == "a" and "href" in held:
             self.links.append((self.place, held["href"]))
+        elif tag == "blockquote":  # an example that a docstring does not announce as one
+            self.quoted = True
         elif tag in {"script", "img", "link", "iframe"}:
             self.loaded.add(held.get("src") or held.get("href") or "")
 
@@ -221,11 +226,29 @@ def target(page: str, link: str) -> tuple[str, str]:
     return path, unquote(parts.fragment)
 
 
+def parts(html: str) -> Counter[str]:
+    """How many lists, rows, blocks of code and headings a page has; what stands in a block of code does not count."""
+    html = re.sub(r"<pre.*?</pre>", "<pre>", html, flags=re.DOTALL)
+    return Counter(re.findall(r"<(li|ul|ol|tr|table|pre|h\d|strong|em|blockquote|details)\b", html))
+
+
+def test_pages_read_alike_everywhere() -> None:
+    """A page has the same lists, tables, headings and blocks of code for the site as for GitHub's rules."""
+    markdown, _ = (pytest.importorskip(name, reason="needs the extra `docs`") for name in ("markdown", "pymdownx"))
+    rules = ["attr_list", "md_in_html", "tables", "toc", "pymdownx.highlight", "pymdownx.superfences"]
+    github = MarkdownIt("gfm-like", {"linkify": False})
+    for page in sorted(DOCS.rglob("*.md")):
+        text = re.sub(r' title="[^"]*"$', "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        site = markdown.markdown(text, extensions=rules)
+        assert parts(github.render(text)) == parts(site), page.name
+
+
 def test_the_site(tmp_path: Path) -> None:
     """It builds strictly; links lead somewhere, nothing is fetched, functions and equations are one click apart."""
     if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings")):
         pytest.skip("the site needs MkDocs Material and mkdocstrings, the extra `docs`; one is not installed")
     pages = built(tmp_path)
+    assert not [name for name, page in pages.items() if name.startswith("api/") and page.quoted]
     entries: dict[str, set[str]] = {name: set() for name in FUNCTIONS}
     named: dict[str, set[str]] = {f"equation-{number}": set() for number in equations()}
     for name, page in pages.items():
