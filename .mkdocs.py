@@ -78,7 +78,9 @@ def cited(docstring: str) -> str:
 def outside(page: str, text: str) -> set[str]:
     """The files and folders outside of docs/ to which *text* links, from the top of the repository."""
     targets = {os.path.normpath(Path("docs", page).parent / link) for link in LINK.findall(text)}
-    return {target for target in targets if not target.startswith("docs") and (ROOT / target).exists()}
+    return {
+        target for target in targets if target.split("/")[0] not in {"docs", "..", "."} and (ROOT / target).exists()
+    }
 
 
 def page_of(target: str) -> str:
