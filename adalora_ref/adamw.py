@@ -25,6 +25,10 @@ def init_adamw(like: Factors, /) -> AdamState:
     >>> import numpy as np
     >>> init_adamw(Factors(np.ones((1, 1)), np.ones(1), np.ones((1, 1)))).steps
     0
+
+    References
+    ----------
+    Specification (18).
     """
     zeros = wide_zeros(like)
     return AdamState(zeros, zeros, 0)
@@ -66,7 +70,8 @@ def adamw_step(
 
     References
     ----------
-    Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2; ``torch.optim.AdamW``.
+    Specification (18); Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2;
+    ``torch.optim.AdamW``.
     """
     instance("state", state, AdamState)
     lr, decay = real("learning_rate", learning_rate, least=0.0), real("weight_decay", weight_decay, least=0.0)

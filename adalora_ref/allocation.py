@@ -40,7 +40,8 @@ def allocate(scores: Scores, budget: int, /, *, cost: Mapping[str, int] | None =
 
     References
     ----------
-    Paper equation (6). The released code and PEFT use a threshold instead, which drops ties: see docs/conventions.md.
+    Specification (13); paper equation (6). The released code and PEFT use a threshold instead, which drops
+    ties: see docs/conventions.md.
     """
     flat = joined(scores)
     xp = namespace(flat)
@@ -61,6 +62,10 @@ def prune(factors: Factors, keep: Bool[Array, " r"], /) -> Factors:
     >>> factors = Factors(np.ones((1, 2)), np.array([5.0, 7.0]), np.ones((2, 1)))
     >>> prune(factors, np.array([True, False])).s
     array([5., 0.])
+
+    References
+    ----------
+    Specification (14).
     """
     require_keep(factors, keep)
     xp = namespace(*factors, keep)
@@ -79,6 +84,10 @@ def compress(factors: Factors, keep: Bool[Array, " r"], /) -> Factors:
     >>> factors = Factors(np.ones((1, 2)), np.array([5.0, 7.0]), np.ones((2, 1)))
     >>> compress(factors, np.array([False, True])).s
     array([7.])
+
+    References
+    ----------
+    Specification (15).
     """
     require_keep(factors, keep)
     xp = namespace(*factors, keep)

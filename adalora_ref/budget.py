@@ -132,20 +132,22 @@ def triplet_costs(shapes: Shapes, /) -> list[int]:
 def budget_at(schedule: BudgetSchedule, step: int, /) -> int:
     """⌊b^T + (b⁰ − b^T) · ((T − t_f − t) / (T − t_f − t_i))³⌋ while pruning; b⁰ before, b^T after.
 
-    The floor is taken of the exact rational value. In doubles it comes out one off in 0.003–0.02 % of cases:
-
-    >>> schedule = BudgetSchedule(initial=1004, target=4, warmup=0, final=1, total=6)
-    >>> budget_at(schedule, 2)  # 4 + 1000 · (3/5)³ = 220; in doubles 219.99999999999997
-    220
+    The floor is taken of the exact rational value. In doubles it comes out one off in 0.003–0.02 % of cases.
 
     Raises
     ------
     TypeError, ValueError
         If *step* is no integer, or negative. Steps from *total* on belong to the final phase.
 
+    Examples
+    --------
+    >>> schedule = BudgetSchedule(initial=1004, target=4, warmup=0, final=1, total=6)
+    >>> budget_at(schedule, 2)  # 4 + 1000 · (3/5)³ = 220; in doubles 219.99999999999997
+    220
+
     References
     ----------
-    Paper equation (12), without its misprint: see `BudgetSchedule`.
+    Specification (11); paper equation (12), without its misprint: see `BudgetSchedule`.
     """
     phase, step = phase_at(schedule, step), int(step)
     if phase == "warmup":
@@ -160,9 +162,15 @@ def budget_at(schedule: BudgetSchedule, step: int, /) -> int:
 def allocates_at(schedule: BudgetSchedule, step: int, /) -> bool:
     """t ∈ {t_i, t_i + ΔT, …} while pruning, or t = T − t_f.
 
+    Examples
+    --------
     >>> schedule = BudgetSchedule(initial=12, target=4, warmup=2, final=3, total=9, interval=3)
     >>> [t for t in range(12) if allocates_at(schedule, t)]
     [2, 5, 6]
+
+    References
+    ----------
+    Specification (12).
     """
     phase, step = phase_at(schedule, step), int(step)
     due = phase == "pruning" and (step - schedule.warmup) % schedule.interval == 0
@@ -172,9 +180,15 @@ def allocates_at(schedule: BudgetSchedule, step: int, /) -> bool:
 def phase_at(schedule: BudgetSchedule, step: int, /) -> Phase:
     """The phase: "warmup" for t < t_i, "pruning" for t_i ≤ t < T − t_f, "final" from then on.
 
+    Examples
+    --------
     >>> schedule = BudgetSchedule(initial=12, target=4, warmup=2, final=3, total=9)
     >>> [phase_at(schedule, t) for t in (0, 1, 2, 5, 6, 100)]
     ['warmup', 'warmup', 'pruning', 'pruning', 'final', 'final']
+
+    References
+    ----------
+    Specification (10).
     """
     instance("schedule", schedule, BudgetSchedule)
     step = count("step", step)

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -76,10 +77,18 @@ def report_alone_on_stdout() -> Iterator[Console]:
         yield console
 
 
+def _escape_what_cannot_be_encoded() -> None:
+    """Let a letter that a stream has no code for come out escaped, as a stream for errors does."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @click.group()
 @click.version_option(adalora_ref.__version__, prog_name="adalora-ref")
 def main() -> None:
     """A reference implementation of AdaLoRA, and the kit that checks others against it."""
+    _escape_what_cannot_be_encoded()
 
 
 @main.group()

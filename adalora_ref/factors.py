@@ -67,6 +67,10 @@ def map_factors(f: Callable[..., Array], /, *factors: Factors) -> Factors:
     >>> one = Factors(np.ones((1, 1)), np.ones(1), np.ones((1, 1)))
     >>> map_factors(lambda w, g: w - 0.5 * g, one, one).s
     array([0.5])
+
+    References
+    ----------
+    Specification (8) is written with it: one rule, for B, s and A alike.
     """
     if not callable(f):
         raise TypeError(f"f must be a function of arrays; got {type(f).__name__}")
@@ -92,7 +96,8 @@ def init_factors(
 
     References
     ----------
-    Paper §3.1 (s zero, B and A Gaussian); released ``SVDLinear.reset_parameters`` (standard deviation 0.02).
+    Specification (1); paper §3.1 (s zero, B and A Gaussian); released ``SVDLinear.reset_parameters`` (standard
+    deviation 0.02).
     """
     require_arrays(like=like)
     require_floating(like)

@@ -26,6 +26,10 @@ def init_importance(like: Factors, /) -> Importance:
     >>> import numpy as np
     >>> init_importance(Factors(np.ones((1, 1)), np.ones(1), np.ones((1, 1)))).sensitivity.s
     array([0.])
+
+    References
+    ----------
+    Specification (8).
     """
     zeros = wide_zeros(like)
     return Importance(zeros, zeros)
@@ -64,7 +68,7 @@ def update_importance(
 
     References
     ----------
-    Paper equations (8) to (10); released ``RankAllocator.update_ipt``.
+    Specification (8); paper equations (8) to (10); released ``RankAllocator.update_ipt``.
     """
     instance("state", state, Importance)
     beta1, beta2 = real("beta1", beta1, least=0.0, below=1.0), real("beta2", beta2, least=0.0, below=1.0)
@@ -89,7 +93,7 @@ def triplet_scores(state: Importance, /) -> Float[Array, " r"]:
 
     References
     ----------
-    Paper equations (7) and (11); released ``RankAllocator.calculate_score`` and ``combine_ipt``.
+    Specification (9); paper equations (7) and (11); released ``RankAllocator.calculate_score`` and ``combine_ipt``.
     """
     instance("state", state, Importance)
     I_bar, U_bar = promote_factors(*state)

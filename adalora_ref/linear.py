@@ -61,7 +61,7 @@ def linear_forward(
 
     References
     ----------
-    Paper equation (3); released ``SVDLinear.forward``.
+    Specification (2); paper equation (3); released ``SVDLinear.forward``.
     """
     scale = real("scale", scale)
     _check_forward(x, W, factors, bias, dropout_mask)
@@ -97,7 +97,7 @@ def linear_backward(dy: Float[Array, "*n d_out"], cache: LinearCache, /) -> tupl
 
     References
     ----------
-    The gradients of equation (3) by hand; derived in docs/derivations/layer.md.
+    Specification (3): the gradients of the paper's equation (3) by hand; derived in docs/derivations/layer.md.
     """
     instance("cache", cache, LinearCache)
     require_arrays(dy=dy)
@@ -131,6 +131,10 @@ def increment(factors: Factors, /, *, scale: float) -> Float[Array, "d_out d_in"
     >>> import numpy as np
     >>> increment(Factors(np.array([[2.0]]), np.array([3.0]), np.array([[1.0, 4.0]])), scale=0.5)
     array([[ 3., 12.]])
+
+    References
+    ----------
+    Specification (4).
     """
     scale = real("scale", scale)
     require_factors(factors)
@@ -146,6 +150,10 @@ def merge(W: Float[Array, "d_out d_in"], factors: Factors, /, *, scale: float) -
     >>> import numpy as np
     >>> merge(np.array([[1.0, 1.0]]), Factors(np.array([[2.0]]), np.array([3.0]), np.array([[1.0, 4.0]])), scale=0.5)
     array([[ 4., 13.]])
+
+    References
+    ----------
+    Specification (4).
     """
     scale = real("scale", scale)
     _check_weight(W, factors)
@@ -161,6 +169,10 @@ def unmerge(W: Float[Array, "d_out d_in"], factors: Factors, /, *, scale: float)
     >>> import numpy as np
     >>> unmerge(np.array([[4.0, 13.0]]), Factors(np.array([[2.0]]), np.array([3.0]), np.array([[1.0, 4.0]])), scale=0.5)
     array([[1., 1.]])
+
+    References
+    ----------
+    Specification (4).
     """
     return merge(W, factors, scale=-real("scale", scale))
 

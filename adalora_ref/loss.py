@@ -25,6 +25,10 @@ def cross_entropy(
     >>> loss, dlogits = cross_entropy(np.array([[0.0, 0.0]]), np.array([1]))
     >>> float(np.exp(loss)), dlogits
     (2.0, array([[ 0.5, -0.5]]))
+
+    References
+    ----------
+    Specification (19).
     """
     require_arrays(logits=logits, labels=labels)
     require_floating(logits)
@@ -67,6 +71,10 @@ def mean_square(
     >>> loss, doutput = mean_square(np.array([[3.0, 1.0]]), np.array([[1.0, 1.0]]))
     >>> float(loss), doutput
     (2.0, array([[2., 0.]]))
+
+    References
+    ----------
+    Specification (20).
     """
     require_arrays(output=output, target=target)
     xp = namespace(output, target)

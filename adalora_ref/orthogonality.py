@@ -20,7 +20,7 @@ def orthogonality_penalty(factors: Factors, /) -> tuple[Float[Array, ""], Factor
 
     References
     ----------
-    Paper equation (4).
+    Specification (5); paper equation (4).
     """
     require_factors(factors)
     xp = namespace(*factors)
@@ -49,7 +49,7 @@ def orthogonality_norm(factors: Factors, /) -> tuple[Float[Array, ""], Factors]:
 
     References
     ----------
-    Released ``compute_orth_regu``; PEFT ``AdaLoraModel.forward``. The paper's equation (4) squares it.
+    Specification (6); released ``compute_orth_regu``; PEFT ``AdaLoraModel.forward``. Paper equation (4) squares it.
     """
     require_factors(factors)
     xp = namespace(*factors)

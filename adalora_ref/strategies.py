@@ -42,6 +42,8 @@ def sizes(least: int = 1, most: int = 3) -> SearchStrategy[int]:
 def dtypes(*names: str) -> SearchStrategy[str]:
     """Names of real floating dtypes, by default of all four; it shrinks to the first.
 
+    Examples
+    --------
     >>> DTYPES
     ('float64', 'float32', 'float16', 'bfloat16')
     """

@@ -43,6 +43,10 @@ def init_state(
         If the network has no matrix, *cost* names others or is more than the convention's allocation knows,
         ``schedule.initial`` is not the (cost-weighted) sum of ranks, or the last phase is shorter than the convention
         needs to reach the target.
+
+    References
+    ----------
+    Specification (21).
     """
     require_network(network)
     instance("config", config, Config)
@@ -60,7 +64,12 @@ def init_state(
 
 
 def scales_of(state: TrainState, config: Config, /, *, convention: Convention = SPEC) -> dict[str, float]:
-    """The scale of every matrix as the next step uses it, from the triplets that the latest allocation kept."""
+    """The scale of every matrix as the next step uses it, from the triplets that the latest allocation kept.
+
+    References
+    ----------
+    Specification (16).
+    """
     instance("state", state, TrainState)
     instance("config", config, Config)
     instance("convention", convention, Convention)
@@ -90,7 +99,7 @@ def train_step(
 
     References
     ----------
-    Paper Algorithm 1; the convention decides what it leaves open.
+    Specification (7), (17) and (21); paper Algorithm 1. The convention decides what it leaves open.
     """
     scales = scales_of(state, config, convention=convention)
     require_batch(batch)
@@ -170,7 +179,12 @@ def train_step(
 def train(
     state: TrainState, batches: Iterable[Batch], network: Network, config: Config, /, *, convention: Convention = SPEC
 ) -> Iterator[tuple[TrainState, StepReport]]:
-    """Yield state and report after the step on each of *batches*; stop or resume wherever you like."""
+    """Yield state and report after the step on each of *batches*; stop or resume wherever you like.
+
+    References
+    ----------
+    Specification (21).
+    """
     for batch in items("batches", batches):
         state, report = train_step(state, batch, network, config, convention=convention)
         yield state, report

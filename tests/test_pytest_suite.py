@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import adalora_ref as ref
 from adalora_ref.conformance import conformance_checks
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import Target, TargetError
+from tests.test_program import GOES_ON, HONEST
 
 ROOT = Path(ref.__file__).parents[1]
 
@@ -82,6 +84,65 @@ def test_allocators_have_an_item_for_each_quantity(tmp_path: Path) -> None:
     assert "expected " in text
     assert "allocate[layer" in text
     assert "SKIPPED" in text
+
+
+def test_programs(tmp_path: Path) -> None:
+    """A program is asked item by item: what is right passes, what is wrong fails, and it is ended with pytest."""
+    late = "def phase(s, t): return 0 if t <= s['warmup'] else 1 if t < s['total'] - s['final'] else 2\n"
+    right = written(tmp_path / "right.py", GOES_ON)
+    wrong = written(tmp_path / "wrong.py", late + GOES_ON)
+    text = (
+        f"test_right = conformance_checks({right!r}, stages=['phase_at', 'merge'])\n"
+        f"test_wrong = conformance_checks({wrong!r}, stages=['phase_at'])\n"
+    )
+    done = run(tmp_path, text)
+    assert counted(done).keys() == {"failed", "passed", "skipped"}, done.stdout + done.stderr
+    assert counted(done)["skipped"] == 6
+    assert "the target has no merge" in done.stdout
+    assert "in Python: phase_at/float64/0/1 fails" in done.stdout
+    assert "warmup_includes_t_i" in done.stdout
+    assert "FAILED test_mine.py::test_right" not in done.stdout
+    assert not still_running(tmp_path)
+
+
+def test_a_program_that_dies_is_started_again(tmp_path: Path) -> None:
+    """A program that ends in the middle of a check fails that check with its last words, and the next one is asked."""
+    dies = "say(told)\nfor r in requests():\n    if r['case']['stage'] == 'phase_at': sys.exit('out of memory')\n"
+    honest = "    compute(r); say({'id': r['id'], 'ok': True})\n"
+    spec = written(tmp_path / "dies.py", dies + honest)
+    done = run(tmp_path, f"test_it = conformance_checks({spec!r}, stages=['phase_at', 'allocates_at'])\n")
+    assert counted(done) == {"failed": 6, "passed": 6}, done.stdout + done.stderr
+    assert "in Python: phase_at/float64/0/0 fails" in done.stdout
+    assert "its standard error ends: out of memory" in done.stdout
+    assert not still_running(tmp_path)
+
+
+def test_a_program_that_does_not_start_is_an_error_of_collection(tmp_path: Path) -> None:
+    """A command that cannot be started must not pass as a suite without items."""
+    done = run(tmp_path, f"test_it = conformance_checks('exec:{tmp_path}/nothing')\n")
+    assert done.returncode == 2
+    assert "cannot be started" in done.stdout
+
+
+def written(path: Path, goes_on: str) -> str:
+    """A program in Python that notes its number, begins honestly and goes on as told; the target."""
+    noted = f"import os; print(os.getpid(), file=open({str(path.parent / 'numbers')!r}, 'a'))\n"
+    path.write_text(noted + HONEST + goes_on, encoding="utf-8")
+    return f"exec:{sys.executable} -S -E {path}"
+
+
+def still_running(folder: Path) -> list[int]:
+    """Those of the programs that have not ended."""
+
+    def runs(number: int) -> bool:
+        with suppress(ProcessLookupError):
+            os.kill(number, 0)
+            return True
+        return False
+
+    numbers = [int(line) for line in (folder / "numbers").read_text(encoding="utf-8").split()]
+    assert numbers
+    return [number for number in numbers if runs(number)]
 
 
 def test_right_wrong_and_classes(tmp_path: Path) -> None:

@@ -333,6 +333,8 @@ def folder(tmp_path: Path) -> Path:
         "    array_library = 'tensorflow'\n"
         "class Tiny(Wrong):\n"
         "    dtypes = ('float8',)\n"
+        "class Single(Wrong):\n"
+        "    dtypes = 'float16'\n"
         "class Needy(Wrong):\n"
         "    def __init__(self, rank):\n"
         "        self.rank = rank\n",
@@ -382,6 +384,31 @@ def test_a_target_that_is_wrong(folder: Path) -> None:
     assert len(suite.findall("testcase/skipped")) == int(suite.attrib["skipped"]) > 0
     assert len({case.attrib["name"] for case in cases}) == len(cases)
     assert sorted(path.name for path in folder.iterdir() if "verdict" in path.name) == ["verdict.json", "verdict.xml"]
+
+
+def test_a_stage_named_twice_runs_once(folder: Path) -> None:
+    """A stage that is asked for twice has one row, and one dtype may be declared without a tuple."""
+    done = run(folder, "mine:Single", "--preset", "quick", "--stage", "prune", "--stage", "prune")
+    assert done.stdout.splitlines()[-1] == "mine:Single conforms: 6 of 6 checks ran, 0 of them inconclusive"
+
+
+def test_letters_that_a_stream_lacks_are_escaped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where standard output knows ASCII alone, the verdict comes out all the same."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = run(folder, "mine:Wrong", "--preset", "quick", "--stage", "triplet_scores")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "(9) S_i = (\\u012a" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("dtype", "got", "told"), [("bool", [True, True], (True, False)), ("int64", [3, 3], (3, 2))], ids=["bool", "int"]
+)
+def test_what_is_no_fraction_is_shown_as_it_is(dtype: str, got: list[Any], told: tuple[Any, Any]) -> None:
+    """A mask departs as True from False, and a count as 3 from 2, not as 3.0."""
+    expected = Expected.exact(np.array([got[0], told[1]], dtype=dtype), dtype)
+    divergence = compare("kept", np.array(got, dtype=dtype), expected)[2]
+    assert divergence is not None
+    assert (repr(divergence.got), repr(divergence.expected)) == tuple(map(repr, told))
 
 
 def test_what_is_required_must_run(folder: Path) -> None:
@@ -441,6 +468,7 @@ BAD = {
     "required stage": (["mine", "--require", "merg"], "the stage must be one of"),
     "dtype": (["mine", "--dtype", "int8"], "the dtype must be one of float64, float32, float16, bfloat16; got 'int8'"),
     "json folder": (["mine", "--json", "no/such.json"], "a report must be written to a file in a folder that exists"),
+    "json to a stream": (["mine", "--json", "-"], "written to a file in a folder that exists; got '-'"),
     "junit folder": (["mine", "--junit", "."], "a report must be written to a file in a folder that exists; got '.'"),
     "seed": (["mine", "--seed", "-1"], "-1 is not in the range x>=0"),
     "preset": (["mine", "--preset", "slow"], "'slow' is not one of"),

@@ -272,7 +272,7 @@ def _report(
     Other processes get the targets by *load*, reproductions by *spec*. Without the one there are no other processes;
     without the other a reproduction is data instead of a script.
     """
-    stages = [stage_named(s) for s in options.stages] or [s for s in STAGES if s.holds_under(rules)]
+    stages = [stage_named(s) for s in dict.fromkeys(options.stages)] or [s for s in STAGES if s.holds_under(rules)]
     plan = Plan(
         tuple(stage.name for stage in stages),
         rules.name,

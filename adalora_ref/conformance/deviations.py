@@ -15,11 +15,19 @@ from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.mistakes_in_adamw import IN_ADAMW
 from adalora_ref.conformance.mistakes_in_importance import IN_IMPORTANCE
 from adalora_ref.conformance.mistakes_in_layers import IN_LAYERS
+from adalora_ref.conformance.mistakes_in_penalty import IN_PENALTY
 from adalora_ref.conformance.mistakes_in_pruning import IN_PRUNING
 from adalora_ref.conformance.mistakes_in_training import IN_TRAINING
 from adalora_ref.convention import SPEC, Convention
 
-DEVIATIONS: tuple[Deviation, ...] = (*IN_LAYERS, *IN_IMPORTANCE, *IN_PRUNING, *IN_ADAMW, *IN_TRAINING)
+DEVIATIONS: tuple[Deviation, ...] = (
+    *IN_LAYERS,
+    *IN_PENALTY,
+    *IN_IMPORTANCE,
+    *IN_PRUNING,
+    *IN_ADAMW,
+    *IN_TRAINING,
+)
 
 
 def reference(rules: Convention = SPEC) -> Any:

@@ -1,4 +1,4 @@
-"""Known mistakes in the layer: drawing factors, forward and backward, increment, merging, and the penalty.
+"""Known mistakes in the layer: drawing factors, forward and backward, increment, and merging.
 
 Each is a drop-in for the public function of its stage, on NumPy arrays, written from the reference with the one
 difference that its sentence states.
@@ -45,20 +45,6 @@ def _backward(change: Callable[[Any, Factors, Any, Any], tuple[Any, Factors]]) -
 
 def _dx_without_mask(dx: Any, grads: Factors, dy: Any, cache: Any) -> tuple[Any, Factors]:
     return ref.linear_backward(dy, cache._replace(dropout_mask=None))[0], grads
-
-
-def _norm(change: Callable[[Any, Factors, Factors], tuple[Any, Factors]]) -> Callable[..., Any]:
-    """The unsquared penalty, its result altered."""
-    return lambda factors, /: change(*ref.orthogonality_norm(factors), factors)
-
-
-def _penalty(change: Callable[[Any, Factors, Factors], tuple[Any, Factors]]) -> Callable[..., Any]:
-    """A squared penalty whose result *change* has altered."""
-
-    def penalty(factors: Factors, /) -> Any:
-        return change(*ref.orthogonality_penalty(factors), factors)
-
-    return penalty
 
 
 def _init(change: Callable[[Factors, Any, float], Factors]) -> Callable[..., Any]:
@@ -117,40 +103,9 @@ def _merging(name: str, change: Callable[[Any, Factors, float], tuple[Any, Facto
     return merging
 
 
-def _grams(factors: Factors) -> tuple[Any, Any]:
-    return factors.B.T @ factors.B, factors.A @ factors.A.T
-
-
-def _of_grams(change: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A squared penalty of what *change* makes of the Gram matrices BᵀB and AAᵀ in place of BᵀB − I and AAᵀ − I."""
-
-    def penalty(factors: Factors, /) -> Any:
-        B, s, A = factors
-        P, Q = (change(gram) for gram in _grams(factors))
-        return (P * P).sum() + (Q * Q).sum(), Factors(4 * B @ P, 0 * s, 4 * Q @ A)
-
-    return penalty
-
-
-def _of_B_alone(factors: Factors, /) -> Any:
-    B, s, A = factors
-    P = B.T @ B - np.eye(s.shape[0], dtype=s.dtype)
-    return (P * P).sum(), Factors(4 * B @ P, 0 * s, 0 * A)
-
-
-def _without_diagonal(gram: Any) -> Any:
-    return gram - np.diag(np.diag(gram))
-
-
 def _from_orthonormal_columns(factors: Factors, rng: Any, std: float) -> Factors:
     B, s, A = factors
     return Factors(np.linalg.qr(B)[0] if s.shape[0] <= B.shape[0] else B, s, A)
-
-
-def _gap_transposed(factors: Factors, /) -> Any:
-    B, s, A = factors
-    P, Q = (gram - np.eye(s.shape[0], dtype=s.dtype) for gram in _grams(factors))
-    return (P * P).sum() + (Q * Q).sum(), Factors(4 * B @ P.T, 0 * s, 4 * Q.T @ A)
 
 
 def _relu_between(
@@ -169,24 +124,6 @@ def _first_sample_alone(dx: Any, grads: Factors, dy: Any, cache: Any) -> tuple[A
     mask = None if cache.dropout_mask is None else cache.dropout_mask[:1]
     first = ref.linear_forward(cache.x[:1], cache.W, cache.factors, scale=cache.scale, dropout_mask=mask)[1]
     return dx, ref.linear_backward(dy[:1], first)[1]
-
-
-def _traces(R: Any, grads: Factors, factors: Factors) -> tuple[Any, Factors]:
-    B, s, A = factors
-    return (B * B).sum() + (A * A).sum() - 2 * R.dtype.type(s.shape[0]), Factors(2 * B, 0 * s, 2 * A)
-
-
-def _upper_triangles(R: Any, grads: Factors, factors: Factors) -> tuple[Any, Factors]:
-    (B, s, A), (P, Q) = factors, _grams(factors)
-    unit = np.eye(s.shape[0], dtype=s.dtype)
-    return R, Factors(4 * B @ np.triu(P - unit), 0 * s, 4 * np.triu(Q - unit).T @ A)
-
-
-def _norm_of_grams(factors: Factors, /) -> Any:
-    (B, s, A), (P, Q) = factors, _grams(factors)
-    norms = [np.sqrt((gram * gram).sum()) for gram in (P, Q)]
-    over = [norm if norm > 0 else norm + 1 for norm in norms]
-    return norms[0] + norms[1], Factors(2 * B @ P / over[0], 0 * s, 2 * Q @ A / over[1])
 
 
 IN_LAYERS: tuple[Deviation, ...] = (
@@ -423,62 +360,6 @@ IN_LAYERS: tuple[Deviation, ...] = (
         _merging("unmerge", lambda W, factors, scale: (W, factors, 1.0)),
     ),
     Deviation(
-        "penalty_is_not_squared",
-        "orthogonality_penalty",
-        "the Frobenius norms are added without squaring, as in the released code",
-        ref.orthogonality_norm,
-    ),
-    Deviation(
-        "penalty_is_a_mean",
-        "orthogonality_penalty",
-        "the two norms are averaged instead of added",
-        _penalty(lambda R, grads, _: (R / 2, map_factors(lambda g: g / 2, grads))),
-    ),
-    Deviation(
-        "penalty_gradient_is_halved",
-        "orthogonality_penalty",
-        "the gradient is 2 B (BᵀB − I), half of what it should be",
-        _penalty(lambda R, grads, _: (R, map_factors(lambda g: g / 2, grads))),
-    ),
-    Deviation(
-        "penalty_lacks_the_identity",
-        "orthogonality_penalty",
-        "the penalty is ‖BᵀB‖² + ‖AAᵀ‖², without − I",
-        _of_grams(lambda gram: gram),
-    ),
-    Deviation(
-        "penalty_of_the_off_diagonal",
-        "orthogonality_penalty",
-        "the diagonals of BᵀB and AAᵀ are left out: orthogonal, but not of unit length",
-        _of_grams(_without_diagonal),
-    ),
-    Deviation(
-        "gap_is_transposed",
-        "orthogonality_penalty",
-        "the gradient multiplies by the transpose of BᵀB − I",
-        _gap_transposed,
-        equivalent="BᵀB − I is symmetric",
-    ),
-    Deviation("penalty_of_B_alone", "orthogonality_penalty", "A is left out of the penalty", _of_B_alone),
-    Deviation(
-        "penalty_is_squared",
-        "orthogonality_norm",
-        "the Frobenius norms are squared, as in the paper's equation (4)",
-        ref.orthogonality_penalty,
-    ),
-    Deviation(
-        "norm_is_a_mean",
-        "orthogonality_norm",
-        "the two norms are averaged instead of added",
-        _norm(lambda R, grads, _: (R / 2, map_factors(lambda g: g / 2, grads))),
-    ),
-    Deviation(
-        "norm_has_the_gradient_of_the_square",
-        "orthogonality_norm",
-        "the gradient is that of the squared norms",
-        _norm(lambda R, grads, factors: (R, ref.orthogonality_penalty(factors)[1])),
-    ),
-    Deviation(
         "s_is_taken_without_sign",
         "linear_forward",
         "the increment is B · diag(|s|) · A, as if singular values could not be negative",
@@ -521,23 +402,5 @@ IN_LAYERS: tuple[Deviation, ...] = (
         "increment",
         "ΔW is divided by the rank once more, though the scale is α / r already",
         lambda factors, /, *, scale: ref.increment(factors, scale=scale / max(1, factors.s.shape[0])),
-    ),
-    Deviation(
-        "penalty_is_a_trace",
-        "orthogonality_penalty",
-        "R is tr(BᵀB − I) + tr(AAᵀ − I), without squares: the lengths alone, and negative where they are short",
-        _penalty(_traces),
-    ),
-    Deviation(
-        "penalty_gradient_of_the_upper_triangle",
-        "orthogonality_penalty",
-        "the gradient takes the upper triangles of BᵀB − I and AAᵀ − I alone",
-        _penalty(_upper_triangles),
-    ),
-    Deviation(
-        "norm_lacks_the_identity",
-        "orthogonality_norm",
-        "R is ‖BᵀB‖ + ‖AAᵀ‖, without − I",
-        _norm_of_grams,
     ),
 )

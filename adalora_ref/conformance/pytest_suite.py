@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -16,6 +18,8 @@ from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_case, require_functions, require_library, stage_named
 from adalora_ref.conformance.diagnosis import diagnose
 from adalora_ref.conformance.known_failures import Known, matching, read_known
+from adalora_ref.conformance.program import Program, running
+from adalora_ref.conformance.protocol import ProtocolError
 from adalora_ref.conformance.report import explain
 from adalora_ref.conformance.seen import Seen
 from adalora_ref.conformance.stages import STAGES, Stage
@@ -44,8 +48,8 @@ def conformance_checks(
     ----------
     implementation
         A module or object with some of the public functions, a class to be instantiated without arguments,
-        ``"package.module:object"``, or a `Target`. A stateful allocator, with `start` and `update`, has one item for
-        each quantity.
+        ``"package.module:object"``, ``"exec:COMMAND"`` for a program in any language, or a `Target`. A stateful
+        allocator, with `start` and `update`, has one item for each quantity.
     dtypes, stages
         By default those that the implementation declares, and all that the convention has.
     known
@@ -54,8 +58,8 @@ def conformance_checks(
     Raises
     ------
     ValueError
-        If the implementation has none of the functions, or another argument is unknown; pytest then reports an error
-        of collection.
+        If the implementation has none of the functions, a program cannot be started, or another argument is unknown;
+        pytest then reports an error of collection.
 
     Examples
     --------
@@ -70,7 +74,8 @@ def conformance_checks(
     if scripted.is_allocator(target):
         played = partial(scripted.check_allocator, target, convention_named(convention), dtypes=dtypes, seed=seed)
         return _allocator_checks(target, cache(played), stages, expected)
-    require_functions(target)
+    if not isinstance(target, Program):
+        require_functions(target)
     asked = _items(target, convention_named(convention), preset, dtypes, stages, seed)
     marked = [pytest.param(item, id=item.id, marks=_marks(item.id, expected)) for item in asked]
 
@@ -78,7 +83,11 @@ def conformance_checks(
     def test_conforms(conformance_check: _Item) -> None:
         """A check of the kit holds."""
         __tracebackhide__ = True
-        _run(conformance_check)
+        try:
+            _run(conformance_check, _target(implementation) if isinstance(target, Program) else target)
+        except ProtocolError as error:
+            _end(str(implementation))
+            pytest.fail(f"{target.name}: {conformance_check.id} fails\n{error}", pytrace=False)
 
     return staticmethod(test_conforms)  # so that a class can have it, which would pass itself to a method
 
@@ -106,9 +115,8 @@ def _allocator_checks(
 
 
 class _Item(NamedTuple):
-    """One check of one implementation."""
+    """One check."""
 
-    target: Target
     stage: Stage
     lane: Lane
     seed: int
@@ -123,12 +131,33 @@ def _target(implementation: Any) -> Target:
     if isinstance(implementation, Target):
         return implementation
     if isinstance(implementation, str):
-        return load_target(implementation)
+        command = implementation.removeprefix("exec:")
+        return load_target(implementation) if command == implementation else _started(command)
     if isinstance(implementation, ModuleType):
         return Target(implementation.__name__, implementation)
     if inspect.isclass(implementation):
         return Target(implementation.__qualname__, implementation())
     return Target(type(implementation).__qualname__, implementation)
+
+
+_PROGRAMS: dict[str, tuple[Program, ExitStack]] = {}
+"""Those that run, by command, and what ends them."""
+
+
+def _started(command: str) -> Program:
+    """The program, which is started once and ended with pytest."""
+    if command not in _PROGRAMS:
+        kept = ExitStack()
+        _PROGRAMS[command] = kept.enter_context(running(command)), kept
+        atexit.register(kept.close)
+    return _PROGRAMS[command][0]
+
+
+def _end(spec: str) -> None:
+    """End a program that broke the protocol; the next check starts it anew."""
+    program = _PROGRAMS.pop(spec.removeprefix("exec:"), None)
+    if program is not None:
+        program[1].close()
 
 
 def _items(
@@ -141,7 +170,7 @@ def _items(
         raise ValueError(f"the dtype must be one of {', '.join(NUMPY_DTYPES)}; got {unknown[0]!r}")
     rows = [stage_named(name) for name in stages] or [stage for stage in STAGES if stage.holds_under(rules)]
     lanes = [Lane(dtype, target.accumulation, rules) for dtype in dtypes or target.usable_dtypes]
-    return [_Item(target, *asked[:2], seed, asked[2]) for asked in product(rows, lanes, range(PRESETS[preset]))]
+    return [_Item(*asked[:2], seed, asked[2]) for asked in product(rows, lanes, range(PRESETS[preset]))]
 
 
 def _marks(case: str, known: Sequence[Known]) -> list[Any]:
@@ -153,19 +182,19 @@ def _marks(case: str, known: Sequence[Known]) -> list[Any]:
     return [pytest.mark.xfail(strict=True, reason=" ".join(filter(None, (entry.reason, entry.link))))]
 
 
-def _run(item: _Item) -> None:
+def _run(item: _Item, target: Target) -> None:
     """Run a check, and tell pytest what came of it."""
     import pytest
 
     __tracebackhide__ = True
     seen: list[Seen] = []
-    check = check_case(item.stage, item.target, item.lane, item.seed, item.number, seen)
+    check = check_case(item.stage, target, item.lane, item.seed, item.number, seen)
     if check.verdict is Verdict.FAIL:
         equation = item.stage.equation_under(item.lane.convention)
         lines = explain(equation, check, diagnose(item.stage, seen))
-        pytest.fail("\n".join([f"{item.target.name}: {item.id} fails", *lines]), pytrace=False)
+        pytest.fail("\n".join([f"{target.name}: {item.id} fails", *lines]), pytrace=False)
     if check.verdict in (Verdict.NOT_RUN, Verdict.INCONCLUSIVE):
         pytest.skip(check.reason if check.verdict is Verdict.NOT_RUN else f"inconclusive: {check.reason}")
     if check.verdict is Verdict.WARN:
         reason = check.reason or "within the worst case, but further off than rounding is likely to take it"
-        warnings.warn(f"{item.target.name}: {item.id}: {reason}", stacklevel=1)
+        warnings.warn(f"{target.name}: {item.id}: {reason}", stacklevel=1)

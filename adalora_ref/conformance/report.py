@@ -263,7 +263,8 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 def require_writable(path: Path) -> None:
     """Refuse, with ValueError, a file that cannot be written, before any work is done."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    named = path.parent.is_dir() and not path.is_dir() and str(path) != "-"
+    if not named or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"a report must be written to a file in a folder that exists; got {str(path)!r}")
 
 

@@ -114,7 +114,8 @@ class Target:
     @property
     def dtypes(self) -> tuple[str, ...]:
         """Names of the dtypes that the target claims to support."""
-        declared = tuple(getattr(self.held, "dtypes", UNDECLARED_DTYPES))
+        held = getattr(self.held, "dtypes", UNDECLARED_DTYPES)
+        declared = (held,) if isinstance(held, str) else tuple(held)
         unknown = [name for name in declared if name not in NUMPY_DTYPES]
         if unknown or not declared:
             raise TargetError(f"{self.name}.dtypes must be among {', '.join(NUMPY_DTYPES)}; got {declared}")

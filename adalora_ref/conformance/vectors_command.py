@@ -28,7 +28,7 @@ DTYPES = ("float64", "float32")
 
 def export(folder: Path, options: Options, console: Console) -> int:
     """Write a suite, and say what it holds."""
-    stages = [stage_named(name) for name in options.stages] or STAGES
+    stages = [stage_named(name) for name in dict.fromkeys(options.stages)] or STAGES
     rules = options.rules(SPEC)
     manifest = suite_writing.export(
         folder,

@@ -166,18 +166,23 @@ def deviation(got: Any, expected: Expected) -> tuple[Any, Any]:
 
 def _divergence(quantity: str, got: Any, expected: Expected, error: Any, ratio: Any, worst: int) -> Divergence:
     element = tuple(int(i) for i in np.unravel_index(worst, got.shape))
-    value = float(expected.high[element])
+    value = _number(expected.high[element], expected.dtype)
     eps = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(expected.dtype)
     ulp = eps * 2.0 ** math.floor(math.log2(abs(value))) if eps and value else math.nan
     return Divergence(
         quantity,
         element,
-        float(got[element]),
+        _number(got[element], expected.dtype),
         value,
         float(expected.error[element]),
         float(ratio[element]),
         float(error[element]) / ulp,
     )
+
+
+def _number(value: Any, dtype: str) -> float:
+    """A number as its dtype shows it: True, 3, or 3.0."""
+    return bool(value) if dtype == "bool" else int(value) if "int" in dtype else float(value)
 
 
 def judge(verdicts: Iterable[Verdict]) -> Verdict:
