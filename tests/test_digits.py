@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adalora_ref import increment, linear_backward, linear_forward, map_factors
+from adalora_ref import SPEC, increment, init_state, linear_backward, linear_forward, map_factors
 from adalora_ref.array import to_numpy
 from adalora_ref.experiments import digits
 from adalora_ref.experiments.digits import CLASSES, DENSE, Options, Settings, lora_rank
 from adalora_ref.experiments.run_folder import read_run
+from adalora_ref.networks.mlp import MLP
 from tests.conftest import Library
 
 SMALL = Settings(hidden_layers=1, pretraining_steps=40, steps=60, warmup=10, final=20, interval=5)
@@ -124,6 +125,18 @@ def test_every_step_is_watched(tmp_path: Path) -> None:
     assert [what[2:] for what in heard[2:8]] == [
         ("warmup", 16), ("pruning", 16), ("pruning", 10), ("pruning", 8), ("final", 8), ("final", 8),
     ]  # fmt: skip
+
+
+def test_every_state_is_looked_at_after_its_step() -> None:
+    """The looks are those at the states that the steps lead to, in order, and the last is at the last."""
+    rng = np.random.default_rng(0)
+    network = MLP({name: rng.standard_normal(shape) for name, shape in SMALL.shapes.items()})
+    config = SMALL.adaptation(2, 1)
+    stream = digits.batches((rng.random((20, 64)), rng.integers(0, CLASSES, 20)), 8, 5, rng)
+    done = digits.fit(init_state(network, config, rng), stream, network, config, SPEC, nobody, lambda state: state)
+    assert [state.step for state in done.looks] == [1, 2, 3, 4, 5]
+    assert done.looks[-1] is done.state
+    assert [step["step"] for step in done.steps] == [0, 1, 2, 3, 4]
 
 
 def test_a_diverging_run_leaves_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -397,6 +398,7 @@ def test_a_second_call_writes_the_same_bytes(
         monkeypatch.setitem(mpl.rcParams, "font.size", 20)  # of the user, which changes nothing
     assert held[0] == held[1]
     assert held[0].startswith(start)
+    assert not re.search(rb"CreationDate|dc:date|tIME|20\d\d-\d\d-\d\d", held[0])
 
 
 def test_the_folder_of_the_run_is_the_default(tmp_path: Path, folder: Path, only_scores: None) -> None:
