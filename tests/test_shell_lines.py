@@ -126,6 +126,7 @@ RUN_BY = {
     ),
     "adalora-ref verify my_adalora:allocator": "test_allocator_target.py::test_the_page_shows_what_is_printed",
     "adalora-ref verify trace:run.safetensors": "test_trace.py::test_the_page_shows_what_is_printed",
+    "adalora-ref plot run": "test_plots.py::test_the_folder_of_the_run_is_the_default",
     "adalora-ref verify peft": "peers/test_peft_findings.py::test_verify_peft_lists_them",
     "mkdocs build --strict -f .mkdocs.yml -d build/site": "test_site.py::test_the_site",
 }
@@ -135,6 +136,7 @@ PARSED = {
     "adalora-ref explain scores --check": "it waits for an answer; tests/test_explain.py gives some",
     "adalora-ref laws your_module:object": "100 examples of each law take too long here; tests/test_laws.py runs fewer",
     "adalora-ref laws your_module:object --time 600": "it takes ten minutes",
+    "adalora-ref train digits --out run": "it takes as long; tests/test_plots.py makes and draws a shorter run",
     "adalora-ref train digits": "it takes minutes; tests/test_cli_train.py runs it on fewer samples",
 }
 """Lines of sh blocks that are parsed alone, and why."""
@@ -155,6 +157,7 @@ RUN_BY_CI = {
 
 NOT_RUN = {
     "pip install '.[experiments]'": "it installs; .ci/run installs the same by `dev`",
+    "pip install 'adalora-ref[experiments,plots]'": "it installs; .ci/run installs the same by `dev`",
     "pip install '.[cuda12]'": "it needs a GPU; .ci/run installs what fits one that it finds",
     "adalora-ref trace 1": "it is no command, but the name of a form of file",
     "pytest test_mine.py": "test_pytest_suite.py::test_the_page_runs writes and runs that file",
