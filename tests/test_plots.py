@@ -154,6 +154,7 @@ def check_loss(figure: Figure, arm: Arm) -> None:
     name, shown = next(iter(lines(under).items()))
     assert name == f"AdaLoRA, {right[-1]:.1f} % at the end"
     assert np.array_equal(shown, right)
+    assert under.lines[0].get_xdata().tolist() == arm.timeline.measured.tolist() == [0, 10, 20, 30, 39]
 
 
 def check_revivals(figure: Figure, arm: Arm) -> None:

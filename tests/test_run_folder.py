@@ -162,6 +162,16 @@ DAMAGE = {
         change_array("head.defect_B", lambda a: a * np.nan),
         "'head.defect_B' must be",
     ),
+    "measured is no row": (
+        "seed0/adalora/timeline.safetensors",
+        change_array("measured", lambda a: a.sum()),
+        r"'accuracy' must be \(1,\), finite floats; got \(2,\)",
+    ),
+    "not measured at the end": (
+        "seed0/adalora/timeline.safetensors",
+        change_array("measured", lambda a: a - 1),
+        r"'measured' must be steps in order, the last step among them; got \[-1, 6\]",
+    ),
     "masks of another run": (
         "seed0/adalora/timeline.safetensors",
         change_array("layer1.masks", lambda a: ~a),
@@ -232,12 +242,13 @@ def test_a_moment_is_recorded_on_any_library(library: Library) -> None:
     masks = {"q": library.array([True, False])}
     state = TrainState(1, {"q": held}, {"q": Importance(held, held)}, {}, masks)
     arrays = arrays_of([moment(state, 0.25, SPEC), moment(state, 0.5, SPEC)])
+    assert arrays_of([moment(state, None, SPEC), moment(state, 0.5, SPEC)])["measured"].tolist() == [1]
     line = timeline_of(arrays, {"q": 2}, 2)
     assert line.scores["q"].tolist() == [[1 + 2 + 0.5] * 2] * 2  # 1·1 + mean(2·2, 0) + mean(1·1, 0)
     assert line.masks["q"].tolist() == [[True, False]] * 2
     assert line.defect_B["q"].tolist() == [18**0.5] * 2
     assert line.defect_A["q"].tolist() == [0.0, 0.0]
-    assert line.accuracy.tolist() == [0.25, 0.5]
+    assert (line.measured.tolist(), line.accuracy.tolist()) == ([0, 1], [0.25, 0.5])
 
 
 def test_every_line_is_json(run: Path) -> None:

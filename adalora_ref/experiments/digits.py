@@ -32,6 +32,8 @@ PIXELS = 64
 """8 × 8; hidden layers are as wide, so that one rank is full for every matrix."""
 CLASSES = 5
 ARMS = ("lora", "adalora")
+MEASURED = 10
+"""Every so many steps, and after the last, accuracy is measured; every step would double the time of a run."""
 
 Examples = tuple[Array, Array]
 Watch = Callable[..., None]
@@ -186,14 +188,16 @@ def run_seed(
 
     def adapt(arm: str, rule: Convention, config: Config) -> ArmResult:
         def look(state: TrainState) -> Moment:
-            right = accuracy(frozen, state.factors, scales_of(state, config, convention=rule), new_test)
-            return moment(state, right, rule)
+            due = (state.step - 1) % MEASURED == 0 or state.step == settings.steps
+            scales = scales_of(state, config, convention=rule)
+            return moment(state, accuracy(frozen, state.factors, scales, new_test) if due else None, rule)
 
         state = init_state(frozen, config, np.random.default_rng(start), convention=rule)
         done = fit(state, stream, frozen, config, rule, partial(watch, seed, arm), look)
         write_arm(folder / arm, done.steps, done.looks, done.state)
         kept = [step["kept"] for step in done.steps]
-        return ArmResult(done.looks[-1].accuracy, trainable(done.state, rule), kept, done.seconds)
+        right: float = done.looks[-1].accuracy
+        return ArmResult(right, trainable(done.state, rule), kept, done.seconds)
 
     ours = settings.adaptation(settings.initial_rank, settings.target_rank)
     adalora = adapt("adalora", convention(options.convention), ours)

@@ -4,7 +4,7 @@
     results.json                        accuracy, parameters and ranks; no times
     seed0/frozen.safetensors            the frozen weights, by matrix
     seed0/adalora/steps.jsonl           a `StepReport` a line, with the phase, and whether an allocation was due
-    seed0/adalora/timeline.safetensors  a `Timeline`: scores, masks, defects and accuracy after every step
+    seed0/adalora/timeline.safetensors  a `Timeline`: scores, masks and defects after every step, accuracy
     seed0/adalora/arrays.safetensors    factors, masks and importance after the last step
     seed0/lora/…                        the same of the other arm
 

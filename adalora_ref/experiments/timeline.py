@@ -14,7 +14,8 @@ from adalora_ref.convention import Convention
 from adalora_ref.records import TrainState
 
 QUANTITIES = ("scores", "masks", "defect_B", "defect_A")
-KINDS = {"b": "booleans", "f": "floats"}
+KIND_OF = {"masks": "b", "measured": "i"}
+KINDS = {"b": "booleans", "f": "floats", "i": "integers"}
 
 
 class Moment(NamedTuple):
@@ -26,8 +27,8 @@ class Moment(NamedTuple):
     """‖BᵀB − I‖_F, not squared."""
     defect_A: dict[str, Array]
     """‖AAᵀ − I‖_F, not squared."""
-    accuracy: float
-    """The share of held-out examples that are right."""
+    accuracy: float | None
+    """The share of held-out examples that are right, where it was measured."""
 
 
 class Timeline(NamedTuple):
@@ -41,11 +42,13 @@ class Timeline(NamedTuple):
     """(steps,)."""
     defect_A: dict[str, Array]
     """(steps,)."""
+    measured: Array
+    """(m,); the steps after which accuracy was measured."""
     accuracy: Array
-    """(steps,)."""
+    """(m,); the share of held-out examples that were right then."""
 
 
-def moment(state: TrainState, accuracy: float, rule: Convention, /) -> Moment:
+def moment(state: TrainState, accuracy: float | None, rule: Convention, /) -> Moment:
     """What is recorded of *state*; the scores are those that an allocation in this step went by."""
     return Moment(
         scores={name: rule.score(held, state.factors[name]) for name, held in state.importance.items()},
@@ -68,13 +71,14 @@ def defect(gram: Float[Array, "r r"], /) -> Float[Array, ""]:
 
 
 def arrays_of(moments: Sequence[Moment], /) -> dict[str, Array]:
-    """Every quantity over all moments, as named arrays on the host: MATRIX.QUANTITY and accuracy."""
+    """Every quantity over all moments, as named arrays on the host: MATRIX.QUANTITY, measured and accuracy."""
     found = {
         f"{name}.{quantity}": np.stack([to_numpy(getattr(held, quantity)[name]) for held in moments])
         for name in moments[0].scores
         for quantity in QUANTITIES
     }
-    return {**found, "accuracy": np.asarray([held.accuracy for held in moments])}
+    measured = {step: held.accuracy for step, held in enumerate(moments) if held.accuracy is not None}
+    return {**found, "measured": np.asarray([*measured]), "accuracy": np.asarray([*measured.values()])}
 
 
 def timeline_of(arrays: Mapping[str, Array], shapes: Mapping[str, int], steps: int, /) -> Timeline:
@@ -85,14 +89,19 @@ def timeline_of(arrays: Mapping[str, Array], shapes: Mapping[str, int], steps: i
     ValueError
         If an array is missing, has another shape, or has a number that is not finite.
     """
-    wanted: dict[str, tuple[int, ...]] = {"accuracy": (steps,)}
-    wanted |= {f"{name}.{quantity}": (steps, r) for name, r in shapes.items() for quantity in ("scores", "masks")}
+    wanted: dict[str, tuple[int, ...]] = {
+        f"{name}.{quantity}": (steps, r) for name, r in shapes.items() for quantity in ("scores", "masks")
+    }
     wanted |= {f"{name}.{quantity}": (steps,) for name in shapes for quantity in ("defect_B", "defect_A")}
+    wanted |= dict.fromkeys(("measured", "accuracy"), (np.size(arrays.get("measured", ())),))
     for name, shape in wanted.items():
         if name not in arrays:
             raise ValueError(f"the timeline has no array {name!r}")
-        a, kind = arrays[name], "b" if name.endswith(".masks") else "f"
+        a, kind = arrays[name], KIND_OF.get(name.rpartition(".")[2], "f")
         if a.shape != shape or a.dtype.kind != kind or not np.all(np.isfinite(a)):
             raise ValueError(f"{name!r} must be {shape}, finite {KINDS[kind]}; got {a.shape} of {a.dtype}")
     by_matrix = {quantity: {name: arrays[f"{name}.{quantity}"] for name in shapes} for quantity in QUANTITIES}
-    return Timeline(**by_matrix, accuracy=arrays["accuracy"])
+    measured = arrays["measured"]
+    if not measured.size or measured[-1] != steps - 1 or measured[0] < 0 or np.any(np.diff(measured) <= 0):
+        raise ValueError(f"'measured' must be steps in order, the last step among them; got {measured.tolist()}")
+    return Timeline(**by_matrix, measured=measured, accuracy=arrays["accuracy"])

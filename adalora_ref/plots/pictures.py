@@ -199,9 +199,9 @@ def draw_loss(arm: Arm, lora: Arm | None, below: str) -> Figure:
         losses, window = data.losses(held), max(1, len(held.steps) // 20)
         above.plot(np.arange(len(losses)), losses, color=colour, linewidth=0.6, alpha=0.45, label="_step")
         above.plot(*data.smoothed(losses, window), color=colour, linestyle=dash, linewidth=1.8, label=name)
-        right = 100.0 * held.timeline.accuracy
+        at, right = held.timeline.measured, 100.0 * held.timeline.accuracy
         label = f"{name}, {right[-1]:.1f} % at the end"
-        under.plot(np.arange(len(right)), right, color=colour, linestyle=dash, linewidth=1.5, label=label)
+        under.plot(at, right, color=colour, linestyle=dash, linewidth=1.5, marker="o", markersize=3, label=label)
     for axes, named in ((above, True), (under, False)):
         shade(axes, phases, named=named)
         over_steps(axes, phases)
