@@ -257,7 +257,9 @@ def test_every_quantity_of_a_recorded_run_is_shown(tmp_path: Path) -> None:
     for stage, path in zip(EQUATIONS, paths, strict=True):
         said = told(shown[path])
         assert (shown[path][0], said["quantity"][: len(stage)]) == (1, stage)
-        got, expected, computed = (float(said[name].split(",")[0]) for name in ("got", "expected", "computed"))
+        got, expected, computed = (
+            float(ast.literal_eval(said[name].split(",")[0])) for name in ("got", "expected", "computed")
+        )
         assert np.isclose(computed, expected, rtol=1e-12, atol=0.0)
         assert got != expected
 

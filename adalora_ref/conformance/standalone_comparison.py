@@ -48,10 +48,15 @@ def departure(name: str, got: Any, want: Wanted) -> list[str]:
     bound = float(np.broadcast_to(want.bound, high.shape)[worst])
     return [
         f"  quantity   {name}{list(worst) if worst else ''}",
-        f"  got        {float(got[worst])!r}",
-        f"  expected   {float(high[worst])!r}",
+        f"  got        {number(got[worst])!r}",
+        f"  expected   {number(high[worst])!r}",
         f"  bound      {f'{bound:.3g}' if bound else '0, since nothing rounds here: the result must be exact'}",
     ]
+
+
+def number(a: Any) -> Any:
+    """A number as its dtype shows it: True, 3, or 3.0."""
+    return a.item() if a.dtype.kind in "biu" else float(a)
 
 
 def farthest(got: Any, want: Wanted) -> tuple[int, ...] | None:

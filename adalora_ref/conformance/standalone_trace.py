@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adalora_ref.conformance.standalone_comparison import Wanted, departure, farthest, outcome
+from adalora_ref.conformance.standalone_comparison import Wanted, departure, farthest, number, outcome
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
     lines = departure(quantity, got, want)
     made = np.asarray(formula(**wide(case())))
     if lines and got.shape == made.shape and (worst := farthest(got, want)) is not None:
-        lines[3:3] = [f"  computed   {float(made[worst])!r}, by {formula.__name__}() in this file"]
+        lines[3:3] = [f"  computed   {number(made[worst])!r}, by {formula.__name__}() in this file"]
     return outcome(f"{quantity} of {run}", lines, **story)
 
 
