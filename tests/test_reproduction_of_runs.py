@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,35 @@ def test_a_call_of_an_allocator_that_fails_is_shown_again(small_script: None, na
     assert (status, f"  reason     {reason}" in said) == (1, True), said
     file.write_text(ALLOCATOR, encoding="utf-8")
     assert run_alone(tmp_path, path)[path][0] == 0
+
+
+STRICT = """
+import adalora_ref as ref
+import array_api_strict as xp
+from adalora_ref.conformance.scripted import Allocator
+
+class Wrong(Allocator):
+    array_library = "array_api_strict"
+
+    def update(self, step, weights, grads):
+        said = super().update(step, weights, grads)
+        return said | {"scores": said["scores"] and {n: 2 * a for n, a in said["scores"].items()}}
+
+allocator = Wrong(ref)
+"""
+
+
+def test_an_allocator_of_another_library_is_fed_its_arrays(small_script: None, tmp_path: Path) -> None:
+    """The script makes arrays of the library that the target declares, and says that it needs it."""
+    (tmp_path / "mine.py").write_text(STRICT, encoding="utf-8")
+    assert verify(tmp_path, "mine:allocator", "--dtype", "float64").exit_code == 1
+    (path,) = scripts("allocator-triplet_scores")
+    assert "with NumPy and array_api_strict beside the target" in (tmp_path / path).read_text(encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(VERIFY.parents[1])}  # this target is made of the reference
+    for text, status in ((STRICT, 1), (STRICT.replace("2 * a", "a"), 0)):
+        (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+        done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, env=environment, check=False)
+        assert (done.returncode, done.stderr) == (status, b"")
 
 
 def found(held: Any, stage: str) -> Any:

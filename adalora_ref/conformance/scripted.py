@@ -244,7 +244,7 @@ class Allocator:
         """Begin anew."""
         self.schedule, self.betas = schedule, {"beta1": beta1, "beta2": beta2}
         self.importance = {n: self.held.init_importance(f) for n, f in weights.items()}
-        self.masks = {n: np.ones(len(s), dtype=bool) for n, (_, s, _) in weights.items()}
+        self.masks = {n: np.ones(np.shape(s), dtype=bool) for n, (_, s, _) in weights.items()}
 
     def update(self, step: int, weights: Each, grads: Each) -> dict[str, Any]:
         """Update the averages, allocate if that is due, and mask."""
