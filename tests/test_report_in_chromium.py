@@ -163,6 +163,25 @@ def test_text_can_be_selected(name: str, browser: Any, folder: Path) -> None:
         assert selected in browser.execute_script("return arguments[0].textContent", element)
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_can_be_printed(name: str, browser: Any, folder: Path) -> None:
+    """On paper everything is black on white and unfolded, even from a dark screen; controls are left out."""
+    emulated = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", emulated)
+    opened(browser, folder, name)
+    shown = {
+        place: browser.find_element("css selector", place).is_displayed() for place in ("h1", "table", ".scripted")
+    }
+    colour = browser.execute_script("return getComputedStyle(document.querySelector('h1')).color")
+    folded = browser.execute_script(
+        "return [...document.querySelectorAll('details > dl')].filter(dl => !dl.offsetHeight)"
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    assert shown == {"h1": True, "table": True, ".scripted": False}
+    assert colour == "rgb(0, 0, 0)"
+    assert folded == []
+
+
 CONTRASTS = """
 const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
 const luminance = (colour) => {
@@ -290,7 +309,7 @@ def test_buttons_lead_from_allocation_to_allocation(browser: Any, folder: Path, 
     due = [step for step in arm.steps if step["allocates"]]
     for record in reversed(due):
         by_id(browser, "back").click()
-        assert by_id(browser, "fact-step").text == f"{record['step']} of 0 … 23"
+        assert by_id(browser, "fact-step").text == f"{record['step']} (of 0 to 23)"
         assert by_id(browser, "fact-threshold").text == scientific(float(f"{record['threshold']:.4g}"))
         gone = sum(map(len, record["dropped"].values()))
         back = sum(map(len, record["revived"].values()))

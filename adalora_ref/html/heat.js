@@ -1,6 +1,6 @@
 "use strict";
 // Arrow keys, Home and End move through a heat map; the check of the selected cell is told below it.
-document.documentElement.classList.add("scripted");
+document.documentElement.classList.add("scripts-run");
 document.querySelectorAll("table.heat").forEach((table, number) => {
   const told = document.getElementById("told" + number);
   const rows = Array.from(table.tBodies[0].rows, (row) => Array.from(row.cells).slice(1));

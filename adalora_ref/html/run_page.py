@@ -14,6 +14,8 @@ from adalora_ref.html.elements import code, data, e, table, terms
 from adalora_ref.html.shell import page
 from adalora_ref.html.step_table import step_section
 from adalora_ref.html.steps import Shown, plain, shown
+from adalora_ref.plots import figures
+from adalora_ref.plots.command import require_matplotlib
 
 CAPTIONS = {
     "budget": "How many triplets may live, and how many do, over the three phases.",
@@ -106,16 +108,14 @@ def _percent(share: float) -> str:
 
 
 def _pictures(arms: Mapping[str, Arm], name: str, config: Mapping[str, Any], number: int) -> ET.Element:
-    try:
-        import matplotlib  # noqa: F401, ICN001  to say what is missing
-    except ImportError as error:
-        raise RuntimeError(f"the pictures of a run need matplotlib: pip install matplotlib ({error})") from error
-    from adalora_ref.plots import figures
+    require_matplotlib()
+    import matplotlib.style
 
     beside = arms.get("lora") if name != "lora" else None
-    found = figures(arms[name], config, lora=beside, seed=number)
-    held = [
-        e("figure", drawing(kind, figure), e("figcaption", CAPTIONS.get(kind, kind)), id=f"picture-{kind}")
-        for kind, figure in found.items()
-    ]
+    with matplotlib.style.context("default"):  # whatever style the user has set
+        found = figures(arms[name], config, lora=beside, seed=number)
+        held = [
+            e("figure", drawing(kind, figure), e("figcaption", CAPTIONS.get(kind, kind)), id=f"picture-{kind}")
+            for kind, figure in found.items()
+        ]
     return e("section", e("h2", "Pictures"), e("div", *held, class_="pictures"), id="pictures", aria_label="Pictures")

@@ -10,6 +10,8 @@ from adalora_ref.html.steps import Allocation, Pairs, Shown, length, scientific
 
 KEPT, DROPPED = "●", "○"
 CAME_BACK, JUST_DROPPED = "↑", "↓"
+NOWHERE = -5.0
+"""Where the line of a threshold stands before there is one: outside of the bar."""
 
 
 def step_section(held: Shown) -> ET.Element:
@@ -63,7 +65,7 @@ def _facts(held: Shown, at: int) -> Iterator[tuple[str, ET.Element | str]]:
     step, latest = held.steps[at], held.latest(held.steps[at])
     allocation = held.allocations[latest] if latest >= 0 else None
     kept = sum(held.masks[at])
-    yield "Step", e("span", f"{step} of 0 … {held.total - 1}", id="fact-step")
+    yield "Step", e("span", f"{step} (of 0 to {held.total - 1})", id="fact-step")
     yield "Phase", e("span", held.phases[at], id="fact-phase")
     yield "Budget", e("span", f"{held.budgets[at]:d}", id="fact-budget")
     yield "Kept", e("span", f"{kept} of {sum(held.ranks.values())} triplets", id="fact-kept")
@@ -101,14 +103,14 @@ def _cells(held: Shown, at: int, allocation: Allocation | None) -> Iterator[ET.E
     """A cell a triplet, in forward order."""
     dropped, revived = ({(n, i) for n, who in pairs for i in who} for pairs in _changes(allocation))
     names = [(name, i) for name, rank in held.ranks.items() for i in range(rank)]
-    line = length(allocation.threshold, held.scale) if allocation and allocation.threshold else 0.0
+    line = length(allocation.threshold, held.scale) if allocation and allocation.threshold else NOWHERE
     for triplet, score, kept in zip(names, held.scores[at], held.masks[at], strict=True):
         change = CAME_BACK if triplet in revived else JUST_DROPPED if triplet in dropped else ""
         sign = e("b", (KEPT if kept else DROPPED) + change)
         word = e("span", "kept" if kept else "dropped", class_="unseen")
         bar = e(
             "svg",
-            e("rect", class_="bar", width=f"{length(score, held.scale):.2f}", height=8),
+            e("rect", class_="bar", width=f"{length(score, held.scale):.2f}", y=1.5, height=5),
             e("line", class_="threshold", x1=f"{line:.2f}", x2=f"{line:.2f}", y1=0, y2=8),
             viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true", class_="scale",
         )  # fmt: skip

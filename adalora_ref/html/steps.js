@@ -1,6 +1,6 @@
 "use strict";
 // The chosen step of a run: the slider, the number field and the buttons choose it, the table and the facts show it.
-document.documentElement.classList.add("scripted");
+document.documentElement.classList.add("scripts-run");
 {
   const held = JSON.parse(document.getElementById("steps").textContent);
   const byId = (id) => document.getElementById(id);
@@ -27,7 +27,7 @@ document.documentElement.classList.add("scripted");
   const show = (at) => {
     const step = held.steps[at], mask = held.masks[at], allocation = latest(step) || nobody;
     const dropped = members(allocation.dropped), revived = members(allocation.revived);
-    const line = allocation.threshold ? length(allocation.threshold) : 0;
+    const line = allocation.threshold ? length(allocation.threshold) : -5;
     let kept = 0;
     cells.forEach(({ cell, sign, word, score, bar, threshold }, i) => {
       const alive = mask[i] === "1";
