@@ -25,7 +25,11 @@ def of_step(stage: str, step: int, verdict: Verdict, ratio: float = 0.0, lane: s
 
 def everything() -> Report:
     """A verdict with one of each thing that a verdict can say."""
-    merge = [of_case("merge", case, Verdict.PASS, 0.1 * case, dtype) for dtype in DTYPES for case in range(3)]
+    merge = [
+        of_case("merge", case, Verdict.PASS, case / tenth, dtype)
+        for dtype, tenth in zip(DTYPES, (20, 10), strict=True)
+        for case in range(3)
+    ]
     scores = [
         of_case("triplet_scores", 0, Verdict.PASS, 0.004),
         of_case("triplet_scores", 1, Verdict.FAIL, 2.5e14, divergence=DEPARTED),

@@ -292,6 +292,9 @@ def test_the_heat_map_has_the_figures_of_the_verdict(tmp_path: Path) -> None:
         ("weights", "0"): "",
         ("weights", "1"): "✗∞",
     }
+    assert cells_of(stages)["merge", "2"].attributes["title"] == (
+        "merge/float32/0/2, float32 on numpy: PASS, error over bound 0.2 (worst of 2 checks)"
+    )
     worst = cells_of(stages)["triplet_scores", "1"]
     assert worst.attributes["class"] == "fail h7"
     assert worst.attributes["title"] == (

@@ -246,7 +246,7 @@ def test_the_heat_map_is_read_by_the_keyboard(browser: Any, folder: Path) -> Non
         assert told.text == active.get_attribute("title")
         seen.append(told.text.partition(",")[0])
     assert seen == [
-        "triplet_scores/float64/0/0", "merge/float64/0/0", "merge/float64/0/2", "merge/float64/0/2",
+        "triplet_scores/float64/0/0", "merge/float64/0/0", "merge/float32/0/2", "merge/float32/0/2",
         "merge/float64/0/0", "triplet_scores/float64/0/0",
     ]  # fmt: skip
     press(browser, Keys.TAB)
