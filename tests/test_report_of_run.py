@@ -132,12 +132,12 @@ def test_a_picture_is_the_same_each_time(run: Path, text: str) -> None:
     assert len(text.encode()) < 600_000
 
 
-def test_seed_and_arm_are_chosen(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--seed and --arm name what the page is about; LoRA drops nobody."""
+def test_seed_and_arm_are_chosen(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--seed and --arm name what the page is about, and the page; LoRA drops nobody."""
     monkeypatch.setattr("adalora_ref.html.run_page.figures", lambda *_, **__: {})  # they take most of the time
-    done = asked(run, "--seed", 1, "--arm", "lora", "--out", tmp_path / "page.html")
-    assert done.exit_code == 0, done.output
-    page = require_sound((tmp_path / "page.html").read_text(encoding="utf-8"))
+    done = asked(run, "--seed", 1, "--arm", "lora")
+    assert done.output == f"written to {run}-seed1-lora.html\n"
+    page = require_sound(run.with_name("short-seed1-lora.html").read_text(encoding="utf-8"))
     assert page.one("h1").text == "digits: lora, seed 1"
     assert {cell.attributes["class"] for held in triplets_of(page).values() for cell in held} == {"kept"}
     assert page.one("span", id="fact-latest").text == "none yet"

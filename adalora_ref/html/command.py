@@ -20,12 +20,18 @@ class Options:
     seed, arm
         Of a run; None: the first seed, and the arm adalora.
     out
-        The file to write; None: beside what was given, under its name.
+        The file to write; None: beside what was given, under its name, with the seed and the arm if they are given.
     """
 
     seed: int | None = None
     arm: str | None = None
     out: Path | None = None
+
+    def beside(self, source: Path) -> Path:
+        """The page of *source*, by default."""
+        chosen = (None if self.seed is None else f"seed{self.seed}", self.arm)
+        name = "-".join((source.name.removesuffix(".json"), *filter(None, chosen)))
+        return source.with_name(f"{name}.html")
 
 
 def write(source: Path, options: Options) -> Path:
@@ -41,7 +47,7 @@ def write(source: Path, options: Options) -> Path:
     """
     if not source.exists():
         raise ValueError(f"a report is about a run folder or a verdict; there is nothing at {str(source)!r}")
-    out = options.out or source.absolute().with_name(f"{source.absolute().name.removesuffix('.json')}.html")
+    out = options.out or options.beside(source.absolute())
     require_free(out)
     if source.is_dir():
         from adalora_ref.html.run_page import run_page
