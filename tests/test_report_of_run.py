@@ -34,7 +34,7 @@ SMALL = Settings(hidden_layers=1, pretraining_steps=4, steps=24, warmup=4, final
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run over two seeds."""
-    folder = tmp_path_factory.mktemp("runs") / "short"
+    folder = tmp_path_factory.mktemp("runs") / "run"
     jaxtyping.config.update("jaxtyping_disable", True)  # training is not what is tested, and takes half of the time
     digits.run(Options(seeds=2, out=folder), SMALL, lambda *_: None)
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -45,7 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(run: Path) -> str:
     """The page of its first seed."""
     assert asked(run).output == f"written to {run}.html\n"
-    return run.with_name("short.html").read_text(encoding="utf-8")
+    return run.with_name("run.html").read_text(encoding="utf-8")
 
 
 def asked(*arguments: Any) -> Result:
@@ -137,7 +137,7 @@ def test_seed_and_arm_are_chosen(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("adalora_ref.html.run_page.figures", lambda *_, **__: {})  # they take most of the time
     done = asked(run, "--seed", 1, "--arm", "lora")
     assert done.output == f"written to {run}-seed1-lora.html\n"
-    page = require_sound(run.with_name("short-seed1-lora.html").read_text(encoding="utf-8"))
+    page = require_sound(run.with_name("run-seed1-lora.html").read_text(encoding="utf-8"))
     assert page.one("h1").text == "digits: lora, seed 1"
     assert {cell.attributes["class"] for held in triplets_of(page).values() for cell in held} == {"kept"}
     assert page.one("span", id="fact-latest").text == "none yet"
