@@ -18,6 +18,7 @@ from adalora_ref.conformance.scripted import CONFIG, Allocator, check_allocator
 from adalora_ref.conformance.target import Target, TargetError
 from adalora_ref.conformance.verdict import Row, Verdict
 from adalora_ref.convention import CONVENTIONS, PEFT, SPEC, Convention
+from tests.alone import run_alone, scripts
 from tests.pages import blocks, lacking, run
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # the reference's own annotations are not the matter here
@@ -332,7 +333,7 @@ def test_nan_is_reported(both_scripts: None) -> None:
 
 def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
     """The file of docs/verify/allocator.md conforms as the page shows, and fails as it shows with one line changed."""
-    (file,), (right, wrong) = blocks("allocator.md", "python"), blocks("allocator.md", "text")
+    (file,), (right, wrong, again) = blocks("allocator.md", "python"), blocks("allocator.md", "text")
     (tmp_path / "my_adalora.py").write_text(file, encoding="utf-8")
     done = run(tmp_path, "verify", "my_adalora:allocator")
     assert (done.returncode, lacking(right, done.stdout)) == (0, []), done.stderr
@@ -341,3 +342,6 @@ def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
     (tmp_path / "my_adalora.py").write_text(spoilt, encoding="utf-8")
     done = run(tmp_path, "verify", "my_adalora:allocator")
     assert (done.returncode, lacking(wrong, done.stdout)) == (1, [])
+    (path,) = scripts("allocator-update_importance")
+    status, said = run_alone(tmp_path, path)[path]
+    assert (status, lacking(again, said)) == (1, [])

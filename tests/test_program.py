@@ -108,7 +108,7 @@ def program(tmp_path: Path) -> Callable[[str], str]:
 
 
 def verify(*arguments: str) -> Any:
-    return CliRunner().invoke(main, ["verify", *arguments])
+    return CliRunner().invoke(main, ["verify", "--no-repro", *arguments])
 
 
 def rows(command: str, *stages: str, rules: Convention = SPEC, seconds: float = 10.0, cases: int = 6) -> list[Row]:

@@ -14,11 +14,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 import adalora_ref as ref
-from adalora_ref.cli import main
 from adalora_ref.conformance import reproduction, standalone, standalone_network
 from adalora_ref.conformance.checking import check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
@@ -30,6 +28,7 @@ from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import Lane, Target, leaves
 from adalora_ref.conformance.verdict import Row
 from adalora_ref.convention import PEFT, SPEC, Convention
+from tests.alone import run_alone, scripts, verify
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -60,41 +59,6 @@ MISTAKES = {
     "train_step": ("each(lambda g: gamma * g, dR)", "each(lambda g: 0 * g, dR)"),
 }
 
-ALONE = """
-import io, json, runpy, sys
-from contextlib import redirect_stdout
-sys.modules["adalora_ref"] = None  # it cannot be imported
-said = {}
-for path in sys.argv[1:]:
-    out = io.StringIO()
-    try:
-        with redirect_stdout(out):
-            runpy.run_path(path, run_name="__main__")
-    except SystemExit as ended:
-        said[path] = (ended.code, out.getvalue())
-print(json.dumps(said))
-"""
-
-
-def run_alone(folder: Path, *paths: str) -> dict[str, tuple[int, str]]:
-    """Exit status and output of scripts, run in *folder* where the package cannot be imported."""
-    command = [sys.executable, "-I", "-c", ALONE, *paths]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    return {path: tuple(told) for path, told in json.loads(done.stdout).items()}
-
-
-def verify(folder: Path, *arguments: str) -> Any:
-    """Run the command in *folder*."""
-    before, path = Path.cwd(), list(sys.path)
-    os.chdir(folder)
-    try:
-        return CliRunner().invoke(main, ["verify", *arguments])
-    finally:
-        os.chdir(before)
-        sys.path[:] = path
-        for name in ("spoilt", "mine"):
-            sys.modules.pop(name, None)
-
 
 def spoilt(*stages: str) -> str:
     text = PLAIN
@@ -103,10 +67,6 @@ def spoilt(*stages: str) -> str:
         assert text.count(right) == 1, stage
         text = text.replace(right, wrong)
     return text
-
-
-def scripts(*stages: str) -> list[str]:
-    return [f"adalora-ref-repro/{stage}/repro.py" for stage in stages]
 
 
 # A PLANTED MISTAKE IN EVERY STAGE

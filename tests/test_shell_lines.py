@@ -74,6 +74,14 @@ def visits() -> dict[str, Visit]:
                 Line("adalora-ref verify 'exec:./my_adalora --fast'", "--stage prune"),
             ),
         ),
+        "mistake in a program": Visit(
+            {"docs/verify/adalora.c": (DOCS / "verify" / "adalora.c").read_text(encoding="utf-8")},
+            (
+                Line("cc -std=c99 -O2 -DMISTAKE -o adalora docs/verify/adalora.c -lm"),
+                Line("adalora-ref verify exec:./adalora", "--stage update_importance", 1),
+                Line("python adalora-ref-repro/update_importance/repro.py", status=1),
+            ),
+        ),
         "explain": Visit(
             {},
             (

@@ -23,6 +23,7 @@ from adalora_ref.conformance.trace_diagnosis import explained
 from adalora_ref.conformance.trace_file import read_trace, write_trace
 from adalora_ref.conformance.verdict import Row, Verdict
 from adalora_ref.convention import LORALIB, SPEC
+from tests.alone import run_alone, scripts
 from tests.pages import blocks, lacking, run
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -293,7 +294,7 @@ def test_growth_needs_all_of_the_run() -> None:
 
 
 def command(path: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["verify", f"trace:{path}", *arguments])
+    return CliRunner().invoke(main, ["verify", f"trace:{path}", "--no-repro", *arguments])
 
 
 def written(tmp_path: Path, change: Callable[[dict[str, Any], dict[str, str]], None]) -> Path:
@@ -422,7 +423,7 @@ def test_the_judge_is_the_trace_s(tmp_path: Path) -> None:
 
 def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
     """The program of docs/verify/trace.md writes a run that conforms as shown, and fails as shown if a line changes."""
-    (file,), (right, wrong) = blocks("trace.md", "python"), blocks("trace.md", "text")
+    (file,), (right, wrong, again) = blocks("trace.md", "python"), blocks("trace.md", "text")
     spoilt = file.replace("if due or t > 6:", "if due:")
     assert spoilt != file
     for program, shown, status in ((file, right, 0), (spoilt, wrong, 1)):
@@ -430,3 +431,6 @@ def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "record.py"], cwd=tmp_path, check=True)
         done = run(tmp_path, "verify", "trace:run.safetensors")
         assert (done.returncode, lacking(shown, done.stdout)) == (status, []), done.stderr
+    (path,) = scripts("trace-prune")
+    status, said = run_alone(tmp_path, path)[path]
+    assert (status, lacking(again, (tmp_path / path).read_text(encoding="utf-8") + said)) == (1, [])

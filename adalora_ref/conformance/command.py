@@ -26,7 +26,15 @@ from adalora_ref.conformance.jobs import Load, Plan, rows_of
 from adalora_ref.conformance.known_failures import Known, mark, read_known, unexpected
 from adalora_ref.conformance.program import running
 from adalora_ref.conformance.report import Report, require_writable, show, write_json, write_junit
-from adalora_ref.conformance.reproduction import FOLDER, Place, refusal
+from adalora_ref.conformance.reproduction import (
+    FOLDER,
+    PROGRAM,
+    Place,
+    refusal,
+    with_feed,
+    with_formula,
+    with_step,
+)
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import Target, TargetError, load_target
 from adalora_ref.conformance.trace import Run
@@ -113,14 +121,14 @@ def verify(spec: str | None, options: Options, console: Console) -> int:
         return verify_reference(options, console)
     if spec == "peft":
         return verify_peft(options, console)
-    if spec.startswith("exec:"):
-        return verify_program(spec.removeprefix("exec:"), options, console)
+    if spec.startswith(PROGRAM):
+        return verify_program(spec.removeprefix(PROGRAM), options, console)
     if spec.startswith("trace:"):
         return verify_trace(Path(spec.removeprefix("trace:")), options, console)
     if spec == "adalora_ref":
         load = partial(_reference_on, options.rules().name, ["numpy"])
         (held,) = load()
-        runs = _runs(held, options)
+        runs = _runs(held, spec, options)
         return _report(spec, [held], options, options.rules(), console, runs, load=load, spec=spec).status
     return verify_target(spec, options, console)
 
@@ -174,28 +182,32 @@ def verify_target(spec: str, options: Options, console: Console) -> int:
         return verify_allocator(target, options, console)
     require_functions(target)
     load, rules = partial(_target_alone, spec), options.rules()
-    return _report(spec, [target], options, rules, console, _runs(target, options), load=load, spec=spec).status
+    return _report(spec, [target], options, rules, console, _runs(target, spec, options), load=load, spec=spec).status
 
 
-def _runs(target: Target, options: Options) -> Iterator[Row]:
+def _runs(target: Target, spec: str, options: Options) -> Iterator[Row]:
     """A whole training run, if the target has a training step and nothing less was asked for."""
     if target.function("train_step") and not options.stages:
-        yield own_run.check_run(target, options.rules(), dtypes=options.dtypes, seed=options.seed)
+        found, before = own_run.train(target, options.rules(), dtypes=options.dtypes, seed=options.seed)
+        place = options.place(spec)
+        found = mark(found, options.known_failures())
+        yield found if place is None else with_step(found, target, options.rules(), place, before)
 
 
 def verify_allocator(target: Target, options: Options, console: Console) -> int:
     """Check a stateful allocator, fed scripted weights and gradients for a whole schedule."""
-    rows = scripted.check_allocator(target, options.rules(), dtypes=options.dtypes, seed=options.seed)
-    refusal = scripted.hand_nan(target)
-    return _shown(
-        target.name, _asked_for(rows, options), options, options.rules(), console, bad_input=(refusal,)
-    ).status
+    rules = options.rules()
+    found = scripted.check_allocator(target, rules, dtypes=options.dtypes, seed=options.seed)
+    rows, place = _asked_for(found, options), options.place(target.name)
+    if place is not None:
+        rows = tuple(with_feed(row, target, rules, place, options.seed) for row in rows)
+    return _shown(target.name, rows, options, rules, console, bad_input=(scripted.hand_nan(target),)).status
 
 
 def verify_program(command: str, options: Options, console: Console) -> int:
     """Check a program in any language, which is asked case by case on its standard streams."""
     with running(command) as target:
-        return _report(target.name, [target], options, options.rules(), console).status
+        return _report(target.name, [target], options, options.rules(), console, spec=f"{PROGRAM}{command}").status
 
 
 def verify_trace(path: Path, options: Options, console: Console) -> int:
@@ -208,12 +220,16 @@ def verify_trace(path: Path, options: Options, console: Console) -> int:
     first, *rows = explained([run])
     grown = growth.of_trace(run)
     first = first._replace(note="; ".join(filter(None, (first.note, growth.shown(grown)))), growth=grown)
-    return _shown(str(path), _asked_for([first, *rows], options), options, judge.convention, console).status
+    found, place = _asked_for([first, *rows], options), options.place(str(path))
+    if place is not None:
+        found = tuple(with_formula(row, run, place) for row in found)
+    return _shown(str(path), found, options, judge.convention, console).status
 
 
 def _asked_for(rows: Iterable[Row], options: Options) -> tuple[Row, ...]:
-    """The rows of a run that --stage names, or all."""
-    return tuple(row for row in rows if not options.stages or row.stage in options.stages)
+    """The rows of a run that --stage names, or all; what is known to fail is marked."""
+    known = options.known_failures()
+    return tuple(mark(row, known) for row in rows if not options.stages or row.stage in options.stages)
 
 
 def _show_their_traceback(error: BaseException) -> None:

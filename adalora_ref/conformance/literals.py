@@ -17,19 +17,28 @@ def literal(value: Any, indent: int = 0) -> str:
     opening, items, closing = _parts(value)
     if not items:
         return opening
-    flat = opening + ", ".join(name + literal(item) for name, item in items) + closing
-    if "\n" not in flat and len(flat) + indent <= WIDTH:
+    if flat := _flat(opening, items, closing, WIDTH - indent):
         return flat
     margin = " " * (indent + 4)
     lines = [f"{margin}{name}{literal(item, indent + 4)},\n" for name, item in items]
     return f"{opening}\n{''.join(lines)}{' ' * indent}{closing.removeprefix(',')}"
 
 
+def _flat(opening: str, items: list[tuple[str, Any]], closing: str, room: int) -> str:
+    """The text on one line, or nothing if it does not fit."""
+    flat = opening
+    for place, (name, item) in enumerate(items):
+        flat += ", " * (place > 0) + name + literal(item)
+        if "\n" in flat or len(flat) + len(closing) > room:
+            return ""
+    return flat + closing
+
+
 def _parts(value: Any) -> tuple[str, list[tuple[str, Any]], str]:
     """What opens a value, its parts with what stands before each, and what closes it; or its whole text alone."""
     if isinstance(value, np.ndarray):
         return _array(value)
-    if isinstance(value, _Text):
+    if isinstance(value, Text):
         return value.text, [], ""
     if isinstance(value, dict) and value:
         return "{", [(f"{literal(key)}: ", item) for key, item in value.items()], "}"
@@ -64,11 +73,11 @@ def _array(a: Any) -> tuple[str, list[tuple[str, Any]], str]:
         return f"np.zeros({a.shape}, {dtype})", [], ""
     if a.ndim < 2:
         return f"np.array({_nested(a)}, {dtype})", [], ""
-    return "np.array([", [("", _Text(_nested(row))) for row in a], f"], {dtype})"
+    return "np.array([", [("", Text(_nested(row))) for row in a], f"], {dtype})"
 
 
-class _Text(NamedTuple):
-    """What stands as it is: a row of an array."""
+class Text(NamedTuple):
+    """What stands as it is: a row of an array, or where an array is found."""
 
     text: str
 

@@ -19,7 +19,7 @@ from adalora_ref.conformance.diagnosis import parts
 from adalora_ref.conformance.expectations import Expectation, Undecided
 from adalora_ref.conformance.seen import Seen, case_inputs
 from adalora_ref.conformance.stages import Stage
-from adalora_ref.conformance.target import Lane, Target, tree_map
+from adalora_ref.conformance.target import Lane, Target, spoken, tree_map
 from adalora_ref.conformance.verdict import Check, Verdict
 
 SECONDS, TRIALS, DRAWN = 5.0, 600, 240
@@ -46,13 +46,18 @@ class Minimised(NamedTuple):
     before: Inputs | None
     again: bool
 
+    @property
+    def named(self) -> Expectation:
+        """What is expected, under the names that one speaks of."""
+        return {spoken(path): want for path, want in self.expected.items()}
+
 
 def minimise(stage: Stage, target: Target, lane: Lane, found: Check, *, seconds: float = SECONDS) -> Minimised:
     """Search for a smaller case in which the same quantity is wrong, or the same is wrong with the call."""
     seed, index = map(int, found.case.split("/")[-2:])
     inputs = case_inputs(stage, lane.dtype, seed, index)
     if found.reason.endswith(HUNG):  # to see it again costs the whole time limit
-        return Minimised(inputs, _expectation(stage, inputs, lane), None, again=True)
+        return Minimised(inputs, expectation_of(stage, inputs, lane), None, again=True)
     before = case_inputs(stage, lane.dtype, seed, abs(index - 1)) if found.reason.endswith(EARLIER) else None
     trials = _Trials(stage, target, lane, kind(found), before, TRIALS, time.monotonic() + seconds)
     with np.errstate(all="ignore"):
@@ -62,10 +67,10 @@ def minimise(stage: Stage, target: Target, lane: Lane, found: Check, *, seconds:
             search = replace(trials, until=time.monotonic() + seconds / 2)
             inputs = next(filter(search.fails, drawn), inputs)
             inputs = _plainer(_one_step(inputs, trials), trials)
-    return Minimised(inputs, _expectation(stage, inputs, lane), before, again)
+    return Minimised(inputs, expectation_of(stage, inputs, lane), before, again)
 
 
-def _expectation(stage: Stage, inputs: Inputs, lane: Lane) -> Expectation:
+def expectation_of(stage: Stage, inputs: Inputs, lane: Lane) -> Expectation:
     """What the oracles say; nothing where two correct computations may differ, and a call failed all the same."""
     try:
         return stage.expect(inputs, lane)
@@ -167,7 +172,7 @@ def _one_step(inputs: Inputs, trials: _Trials) -> Inputs:
 
 def _plainer(inputs: Inputs, trials: _Trials) -> Inputs:
     """Replace all numbers, then whole arrays, then single elements, by the plainest with which the case still fails."""
-    together = ({n: _rounded_all(held, r) for n, held in inputs.items()} for r in ROUNDINGS)
+    together = ({n: rounded_all(held, r) for n, held in inputs.items()} for r in ROUNDINGS)
     inputs = next(filter(trials.fails, together), inputs)
     places = range(len(list(_numbers(inputs))))
     for place in places:
@@ -182,7 +187,7 @@ def _plainer(inputs: Inputs, trials: _Trials) -> Inputs:
     return inputs
 
 
-def _rounded_all(value: Any, rounding: Callable[[Any], Any]) -> Any:
+def rounded_all(value: Any, rounding: Callable[[Any], Any]) -> Any:
     """The value with all of its floating arrays rounded."""
     return tree_map(lambda a: a if a.dtype.kind in "biu" else _like(rounding(a.astype(np.float64)), a), value)
 
@@ -215,13 +220,15 @@ def _digits(wide: Any, digits: int) -> Any:
     return np.vectorize(lambda x: float(f"{x:.{digits}g}"), otypes=[np.float64])(wide)
 
 
+DIGITS: tuple[Callable[[Any], Any], ...] = tuple(partial(_digits, digits=digits) for digits in (1, 2, 3))
+
 ROUNDINGS: tuple[Callable[[Any], Any], ...] = (
     np.zeros_like,
     np.ones_like,
     lambda wide: np.where(wide < 0, -1.0, 1.0),
     np.rint,
     lambda wide: np.rint(wide * 8) / 8,
-    *(partial(_digits, digits=digits) for digits in (1, 2, 3)),
+    *DIGITS,
 )
 """Ways to make numbers plainer, the plainest first."""
 

@@ -15,9 +15,9 @@ from adalora_ref.conformance.checking import compare_all
 from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.expectations import train_step as expected_step
+from adalora_ref.conformance.feed import CONFIG
 from adalora_ref.conformance.growth import apart, shown, theirs_if_near
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
-from adalora_ref.conformance.scripted import CONFIG
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host
 from adalora_ref.conformance.trace_diagnosis import wide
@@ -41,9 +41,17 @@ def check_run(
     The row's growth says how far the run drifts from the reference's in float64, from the same start on the same
     batches.
     """
+    return train(target, rules, dtypes=dtypes, seed=seed, seconds=seconds)[0]
+
+
+def train(
+    target: Target, rules: Convention, *, dtypes: Sequence[str] = (), seed: int, seconds: float = SECONDS
+) -> tuple[Row, Inputs | None]:
+    """What `check_run` returns, and the inputs of the first step that failed."""
     equation = next(stage.equation for stage in STAGES if stage.name == "train_step")
     checks: list[Check] = []
     grown: list[Growth] = []
+    failed: list[Inputs] = []
     for dtype in [d for d in dtypes or target.usable_dtypes if d in RUN_DTYPES and d in target.usable_dtypes]:
         lane, held = Lane(dtype, target.accumulation, rules), _inputs(dtype, seed)
         theirs, ours = held["state"], wide(held["state"])
@@ -51,12 +59,13 @@ def check_run(
             case = {**held, "batch": _batch(dtype, seed, number), "state": theirs}
             check, after = _checked(target, case, lane, number, seconds)
             checks.append(check)
+            failed += [case] if check.verdict is Verdict.FAIL else []
             if after is None:
                 break
             ours = _reference_step({**case, "state": ours}, after, lane)
             grown.append(Growth(dtype, number, apart(after.factors, ours.factors)))
             theirs = after
-    return row(NAME, equation, checks)._replace(note=shown(grown), growth=tuple(grown))
+    return row(NAME, equation, checks)._replace(note=shown(grown), growth=tuple(grown)), next(iter(failed), None)
 
 
 def _checked(target: Target, case: Inputs, lane: Lane, number: int, seconds: float) -> tuple[Check, TrainState | None]:

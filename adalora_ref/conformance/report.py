@@ -298,6 +298,7 @@ def write_json(report: Report, path: Path) -> None:
 def write_junit(report: Report, path: Path) -> None:
     """Write the verdict as JUnit XML: a test case a check, named by its stable id, and one a finding."""
     checks = [check for row in report.rows for check in row.checks]
+    shown = {id(row.first_failure): f"\n  reproduce  {row.reproduction}" for row in report.rows if row.reproduction}
     counts = Counter(check.verdict for check in checks)
     skipped = counts[Verdict.NOT_RUN] + counts[Verdict.INCONCLUSIVE] + counts[Verdict.KNOWN]
     suite = ET.Element(
@@ -311,7 +312,7 @@ def write_junit(report: Report, path: Path) -> None:
     for check in checks:
         case = ET.SubElement(suite, "testcase", classname=check.stage, name=f"{check.case}/{check.library}")
         if check.verdict is Verdict.FAIL:
-            text = "\n".join(describe(check))
+            text = "\n".join(describe(check)) + shown.get(id(check), "")
             ET.SubElement(case, "failure", message=text.strip().splitlines()[0].strip()).text = text
         elif check.verdict is Verdict.KNOWN:
             ET.SubElement(case, "skipped", message=f"{check.verdict}: {check.known}").text = check.link

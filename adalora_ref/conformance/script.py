@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from adalora_ref.conformance import standalone, standalone_network
+from adalora_ref.conformance import standalone, standalone_comparison, standalone_network
 from adalora_ref.conformance.cases import Inputs
-from adalora_ref.conformance.literals import literal
 from adalora_ref.conformance.minimise import Minimised
+from adalora_ref.conformance.script_parts import (
+    EXPECTED,
+    READING,
+    SHARED,
+    STATUS,
+    About,
+    Data,
+    body,
+    ending,
+    heading,
+    imports,
+    indented,
+    joined,
+    returns,
+    set_aside,
+    wanted,
+    with_what,
+)
 from adalora_ref.conformance.stages import Stage
-from adalora_ref.conformance.standalone import Wanted
-from adalora_ref.conformance.target import Lane, spoken
+from adalora_ref.conformance.target import Lane
 from adalora_ref.convention import SPEC
 
 CALLS = {
@@ -88,43 +99,39 @@ def MLP(weights, biases, *, labels):
 """For arrays of other libraries, and where a convention is handed over, which is an object of adalora_ref."""
 
 
-def script(stage: Stage, lane: Lane, case: Minimised, file: Path, spec: str, library: str, diagnosis: str) -> str:
-    """Return a program that imports the target *spec*, calls it as the kit did, and shows where it departs."""
+def script(stage: Stage, lane: Lane, case: Minimised, about: About) -> tuple[str, Data]:
+    """Return a program that imports the target, calls it as the kit did, and shows where it departs; and its data."""
     call = _call(stage, case.inputs, lane)
     trains = "MLP(" in call
-    kit = trains and (library != "numpy" or lane.convention is not SPEC)
-    beside = {"ml_dtypes": lane.dtype == "bfloat16", library: library != "numpy", "adalora_ref": kit}
+    kit = trains and (about.library != "numpy" or lane.convention is not SPEC)
+    beside = {"ml_dtypes": lane.dtype == "bfloat16", about.library: about.library != "numpy", "adalora_ref": kit}
     needs = [name for name, needed in beside.items() if needed]
-    told = {"library": library, "stage": stage.name, "equation": stage.equation_under(lane.convention)}
-    arguments = [f"{name}={text!r}" for name, text in (told | {"diagnosis": diagnosis}).items() if text]
     used = _used(case.inputs, call)
+    held = {"case": used, "before": _used(case.before or {}, call), "expected": wanted(case.named)}
+    parts, data = (held, {}) if lane.dtype == "bfloat16" else set_aside(held)
+    module, before = about.spec.partition(":")[0], "before" if case.before else None
     sections = [
-        _heading(stage, file, spec, " and ".join(["NumPy", *needs]) if needs else "NumPy alone"),
-        _imports() + ("\nimport ml_dtypes" if "ml_dtypes" in needs else ""),
-        "# THE CASE, as small as it was still found to fail",
-        _returns("case", "The arguments of the call.", used),
-        *([_returns("before", "Those of the call before it.", _used(case.before, call))] if case.before else []),
-        _indented(f"def call(target, *, {', '.join(used)}):", '"""The call; its results by name."""\n' + call),
-        _returns("expected", "The results to 50 digits, as two doubles, and the bound of their error.", _wanted(case)),
-        "# THE SAME IN EVERY REPRODUCTION",
-        _body(standalone),
-        *([NETWORK_OF_THE_KIT.strip() if kit else _body(standalone_network)] if trains else []),
-        _indented(
-            'if __name__ == "__main__":',
-            f"sys.exit(main({spec!r}, case, call, expected, before={'before' if case.before else None},\n"
-            f"              {', '.join(arguments)}))",
+        heading(
+            f"{stage.name} of {about.spec}: {about.says}.",
+            about.file,
+            f"{with_what(needs)} Run it where {module} can be imported.\n{STATUS}",
+        ),
+        imports(standalone_comparison, standalone, others=("ml_dtypes",) if "ml_dtypes" in needs else ()),
+        READING if data else "",
+        "# THE CASE",
+        returns("case", "The arguments of the call.", parts["case"]),
+        returns("before", "Those of the call before it.", parts["before"]) if before else "",
+        indented(f"def call(target, *, {', '.join(used)}):", '"""The call; its results by name."""\n' + call),
+        returns("expected", EXPECTED, parts["expected"]),
+        SHARED,
+        *map(body, (standalone_comparison, standalone)),
+        *([NETWORK_OF_THE_KIT.strip() if kit else body(standalone_network)] if trains else []),
+        ending(
+            f"{about.spec!r}, case, call, expected, before={before}",
+            *about.told(library=about.library, stage=stage.name),
         ),
     ]
-    return "\n\n\n".join(sections) + "\n"
-
-
-def _heading(stage: Stage, file: Path, spec: str, needs: str) -> str:
-    return (
-        f'"""{stage.name} of {spec}: a case in which it failed, shown with {needs} beside the target.\n\n'
-        f"    python {file.as_posix()}\n\n"
-        f"Run it where {spec.partition(':')[0]} can be imported. The exit status is 1 if a result departs\n"
-        'from what it should be, 0 if none does.\n"""'
-    )
+    return joined(sections), data
 
 
 def _call(stage: Stage, inputs: Inputs, lane: Lane) -> str:
@@ -137,33 +144,3 @@ def _call(stage: Stage, inputs: Inputs, lane: Lane) -> str:
 def _used(inputs: Inputs, call: str) -> dict[str, Any]:
     """The arguments that the call names."""
     return {name: value for name, value in inputs.items() if value is not None and re.search(rf"\b{name}\b", call)}
-
-
-def _wanted(case: Minimised) -> dict[str, Wanted]:
-    """What is expected; a part that is zero everywhere is left out."""
-    return {
-        spoken(path): Wanted(want.high, _unless_zero(want.low), _unless_zero(want.error), want.dtype)
-        for path, want in case.expected.items()
-    }
-
-
-def _unless_zero(a: Any) -> Any:
-    return a if np.any(a) else 0.0
-
-
-def _returns(name: str, says: str, value: Any) -> str:
-    return _indented(f"def {name}():", f'"""{says}"""\nreturn {literal(value)}')
-
-
-def _indented(head: str, body: str) -> str:
-    return head + "".join(f"\n    {line}" for line in body.splitlines())
-
-
-def _imports() -> str:
-    """The imports of what is copied."""
-    return inspect.getsource(standalone).split("\n\n\n", 1)[0].split("\n\n", 1)[1]
-
-
-def _body(module: ModuleType) -> str:
-    """What a module defines, without its docstring, its imports and its words to linters."""
-    return re.sub(r"  # noqa.*", "", inspect.getsource(module).split("\n\n\n", 1)[1]).strip()

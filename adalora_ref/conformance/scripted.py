@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from adalora_ref.array import Array
 from adalora_ref.budget import BudgetSchedule
 from adalora_ref.conformance import oracles
 from adalora_ref.conformance.bad_input import Handed
 from adalora_ref.conformance.bounds import ARITHMETIC, number, scalar
-from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
+from adalora_ref.conformance.feed import BETAS, CONFIG, SCRIPTS, Feed, feed
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.lifting import lift
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
@@ -27,38 +26,8 @@ from adalora_ref.conformance.trace import Each, Judge, Run, Step
 from adalora_ref.conformance.trace_diagnosis import explained, named
 from adalora_ref.conformance.verdict import Check, Row, Verdict, row
 from adalora_ref.convention import Convention
-from adalora_ref.factors import Factors, init_factors
+from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance, init_importance
-from adalora_ref.records import Config
-
-CONFIG = Config(
-    schedule=BudgetSchedule(initial=12, target=5, warmup=2, final=3, total=16, interval=3),
-    initial_rank=3,
-    alpha=4.0,
-    learning_rate=0.02,
-    weight_decay=0.05,
-    importance_beta1=0.75,
-    importance_beta2=0.6,
-)
-"""T − t_f is no multiple of ΔT and no step of the pattern from t_i, so that every rule of the schedule shows."""
-
-
-class Script(NamedTuple):
-    """The shapes of the matrices, which of them repeat another's numbers, and which never get a gradient."""
-
-    shapes: Mapping[str, tuple[int, int]]
-    twins: Mapping[str, str]
-    idle: tuple[str, ...]
-
-
-SCRIPTS = {
-    "": Script({"layer0": (3, 2), "layer1": (2, 3), "layer2": (2, 2), "layer3": (3, 1)}, {}, ()),
-    "/ties": Script(
-        {"layer0": (3, 2), "layer1": (2, 3), "layer2": (3, 2), "layer3": (2, 3)},
-        {"layer2": "layer0", "layer3": "layer1"},
-        ("layer1", "layer3"),
-    ),
-}
 
 EQUATION = "start(weights, schedule, *, beta1, beta2), then update(step, weights, grads) at every step"
 
@@ -87,28 +56,24 @@ def check_allocator(
     runs, answers = [], []
     for dtype in [d for d in dtypes or target.usable_dtypes if d in ("float64", "float32")]:
         for name in SCRIPTS:
-            run, check = _fed(target, rules, dtype, seed, name, seconds)
+            given = feed(SCRIPTS[name], dtype, seed)
+            run, check = play(target, given, Judge(given.config, rules, dtype), f"{dtype}{name}", seconds)
             answers.append(check)
             runs.append(run)
     if not runs:
         raise TargetError("an allocator is fed float64 or float32; it has neither")
-    runs = [run._replace(steps=_with_implied(run)) for run in runs]
     rows = explained(runs, STAGES_SEEN)
     return [row("update", EQUATION, answers), *(_by_masks(r, runs) for r in rows)]
 
 
 def hand_nan(target: Target, seconds: float = SECONDS) -> Handed:
     """Feed an allocator a matrix whose first gradient is NaN, until it must drop something; say what it does."""
-    script, name = SCRIPTS[""], "layer1"
-    weights, rng = _start(script, "float64", 0), np.random.default_rng(0)
-    betas = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
-    said, wrong = _asked(target, "start", (target.hand_over(weights), CONFIG.schedule), betas, seconds)
-    for step in range(CONFIG.schedule.end_of_pruning + 1):
-        grads = _gradients(script, rng, weights)
-        if step == 0:
-            grads[name] = Factors(*(np.full_like(a, np.nan) for a in grads[name]))
+    given, name = feed(SCRIPTS[""], "float64", 0), "layer1"
+    said, wrong = _asked(target, "start", (target.hand_over(given.steps[0][0]), given.schedule), BETAS, seconds)
+    for step, (weights, grads) in enumerate(given.steps[: given.schedule.end_of_pruning + 1]):
+        nan = Factors(*(np.full_like(a, np.nan) for a in grads[name]))
+        handed = target.hand_over((weights, grads if step else grads | {name: nan}))
         if not wrong:
-            handed = target.hand_over(weights), target.hand_over(grads)
             said, wrong = _asked(target, "update", (step, *handed), {}, seconds)
     if wrong:
         return Handed("update", "a NaN gradient", wrong)
@@ -121,36 +86,33 @@ def hand_nan(target: Target, seconds: float = SECONDS) -> Handed:
 # FEEDING
 
 
-def _fed(target: Target, rules: Convention, dtype: str, seed: int, name: str, seconds: float) -> tuple[Run, Check]:
-    """Play a script; return the run as far as it came, and the check that says whether it came to the end."""
-    script, label = SCRIPTS[name], f"{dtype}{name}"
+def play(target: Target, given: Feed, judge: Judge, label: str, seconds: float = SECONDS) -> tuple[Run, Check]:
+    """Feed a target; return the run as far as it came, and the check that says whether it came to the end."""
     steps: list[Step] = []
-    weights, rng = _start(script, dtype, seed), np.random.default_rng(seed + 1)
-    betas = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
-    wrong = _start_wrong(target, weights, betas, seconds)
+    wrong = _start_wrong(target, given, seconds)
     last: Any = None
-    while not wrong and len(steps) < CONFIG.schedule.total:
-        grads = _gradients(script, rng, weights)
-        handed = (target.hand_over(weights), target.hand_over(grads))
-        said, wrong = _asked(target, "update", (len(steps), *handed), {}, seconds)
+    for place, (weights, grads) in enumerate(() if wrong else given.steps):
+        handed = target.hand_over((weights, grads))
+        said, wrong = _asked(target, "update", (place, *handed), {}, seconds)
         wrong = wrong or _changed(
             {"weights": weights, "grads": grads}, dict(zip(("weights", "grads"), handed, strict=True))
         )
         wrong = wrong or (_changed(last[1], last[0], "that the step before returned") if last else "")
         if wrong:
             break
-        steps.append(_step(target.name, len(steps), weights, grads, said))
+        steps.append(_step(target.name, place, weights, grads, said))
         last = (said, tree_map(np.copy, {k: _on_host(v) for k, v in said.items()}))
-        weights = _moved(script, rng, weights)
     case = f"{label}/step {len(steps)}" if wrong else label
     verdict = Verdict.FAIL if wrong else Verdict.PASS
-    check = Check("update", case, target.array_library, dtype, verdict, np.inf if wrong else 0.0, reason=wrong)
-    return Run(tuple(steps), Judge(CONFIG, rules, dtype), target.array_library, label), check
+    check = Check("update", case, target.array_library, judge.working, verdict, np.inf if wrong else 0.0, reason=wrong)
+    run = Run(tuple(steps), judge, target.array_library, label)
+    return run._replace(steps=_with_implied(run)), check
 
 
-def _start_wrong(target: Target, weights: Each, betas: dict[str, float], seconds: float) -> str:
+def _start_wrong(target: Target, given: Feed, seconds: float) -> str:
+    weights = given.steps[0][0]
     handed = target.hand_over(weights)
-    _, wrong = _asked(target, "start", (handed, CONFIG.schedule), betas, seconds)
+    _, wrong = _asked(target, "start", (handed, given.schedule), BETAS, seconds)
     return wrong or _changed({"weights": weights}, {"weights": handed})
 
 
@@ -176,27 +138,6 @@ def _changed(before: Any, after: Any, whose: str = "") -> str:
         if path in now and on_host(value).tobytes() != on_host(now[path]).tobytes():
             return f"update changed {spoken(path)}" + (f" {whose}" if whose else ", which it was given")
     return ""
-
-
-def _start(script: Script, dtype: str, seed: int) -> Each:
-    rng, like = np.random.default_rng(seed), np.zeros(1, NUMPY_DTYPES[dtype])
-    held = {n: init_factors(rng, *shape, CONFIG.initial_rank, like=like) for n, shape in script.shapes.items()}
-    held = {n: Factors(B, _typical(rng, s, 1e-2), A) for n, (B, s, A) in held.items()}
-    return {n: held[script.twins.get(n, n)] for n in held}
-
-
-def _gradients(script: Script, rng: np.random.Generator, weights: Each) -> Each:
-    held = {n: Factors(*(_typical(rng, a, 0.0 if n in script.idle else 1e-3) for a in f)) for n, f in weights.items()}
-    return {n: held[script.twins.get(n, n)] for n in held}
-
-
-def _moved(script: Script, rng: np.random.Generator, weights: Each) -> Each:
-    held = {n: Factors(*(a + _typical(rng, a, 1e-2) for a in f)) for n, f in weights.items()}
-    return {n: held[script.twins.get(n, n)] for n in held}
-
-
-def _typical(rng: np.random.Generator, like: Array, size: float) -> Array:
-    return (size * rng.standard_normal(like.shape)).astype(like.dtype)
 
 
 # WHAT IT SAID
@@ -255,14 +196,14 @@ def _with_implied(run: Run) -> tuple[Step, ...]:
     if any(step.importance is not None for step in run.steps):
         return run.steps
     kinds = [partial(kind, arithmetic=ARITHMETIC[run.judge.working]) for kind in (number, scalar)]
-    betas = lift({"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}, *kinds)
+    betas = lift(BETAS, *kinds)
     averages: Any = None
     steps = []
     for step in run.steps:
         weights, gradient = lift((step.weights, step.gradient), *kinds)
         start = {n: init_importance(f) for n, f in (step.weights or {}).items()}
         averages = lift(start, *kinds) if averages is None else averages
-        if step.number + run.judge.convention.first_step < CONFIG.schedule.end_of_pruning:
+        if step.number + run.judge.convention.first_step < run.judge.config.schedule.end_of_pruning:
             averages = {n: oracles.update_importance(averages[n], weights[n], gradient[n], **betas) for n in averages}
         steps.append(step._replace(implied=averages))
     return tuple(steps)
@@ -280,10 +221,9 @@ def _by_masks(held: Row, runs: Sequence[Run]) -> Row:
 
 def _masks_of(known: Deviation, runs: Sequence[Run]) -> bool:
     """Whether the reference with this mistake planted keeps at every step what the runs kept."""
-    betas = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
     for run in runs:
         again = Allocator(planted(known))
-        again.start(run.steps[0].weights or {}, CONFIG.schedule, **betas)
+        again.start(run.steps[0].weights or {}, run.judge.config.schedule, **BETAS)
         for step in run.steps:
             try:
                 kept = again.update(step.number, step.weights or {}, step.gradient or {})["masks"]
@@ -304,7 +244,7 @@ class Allocator:
         """Begin anew."""
         self.schedule, self.betas = schedule, {"beta1": beta1, "beta2": beta2}
         self.importance = {n: self.held.init_importance(f) for n, f in weights.items()}
-        self.masks = {n: np.ones(f.s.shape, dtype=bool) for n, f in weights.items()}
+        self.masks = {n: np.ones(np.shape(s), dtype=bool) for n, (_, s, _) in weights.items()}
 
     def update(self, step: int, weights: Each, grads: Each) -> dict[str, Any]:
         """Update the averages, allocate if that is due, and mask."""

@@ -1,4 +1,4 @@
-"""What every reproduction carries. Its source is copied, so it imports NumPy and nothing of the kit."""
+"""What every reproduction that calls a Python target carries besides the comparison; its source is copied."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from adalora_ref.conformance.standalone_comparison import Wanted, compared, outcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +61,8 @@ class BudgetSchedule:
         return self.total - self.final
 
 
-class Wanted(NamedTuple):
-    """One result as it should be: value = high + low, how far each element may lie from it, and its dtype."""
-
-    high: Any
-    low: Any = 0.0
-    bound: Any = 0.0
-    dtype: str = "float64"
+class Departed(Exception):
+    """What is wrong with a call, in words."""
 
 
 def main(
@@ -76,11 +73,12 @@ def main(
     *,
     library: str = "numpy",
     before: Callable[[], dict[str, Any]] | None = None,
+    any_library: bool = False,
     seconds: float = 60.0,
+    stage: str,
     **story: str,
 ) -> int:
     """Call the target, print where its result departs, and return 1; or 0, with a sentence, where it does not."""
-    stage = story["stage"]
     try:
         held = found(target)
     except ImportError as error:
@@ -88,15 +86,9 @@ def main(
         return 2
     adopt_records()
     faulthandler.dump_traceback_later(seconds, exit=True)  # a target that hangs shows where, and the status is 1
-    lines = departures(held, case, call, expected, library, before)
+    lines = departures(held, case, call, expected, library, before, any_library=any_library)
     faulthandler.cancel_dump_traceback_later()
-    if not lines:
-        print(f"{stage} of {target} does not depart: in this case its results are what they should be.")
-        return 0
-    print(f"{stage} of {target} departs from the specification.")
-    told = {name: story[name] for name in ("equation", "diagnosis") if story.get(name)}
-    print(f"  equation   {told.pop('equation')}", *lines, *(f"  {n}  {t}" for n, t in told.items()), sep="\n")
-    return 1
+    return outcome(f"{stage} of {target}", lines, **story)
 
 
 def found(target: str) -> Any:
@@ -123,6 +115,8 @@ def departures(
     expected: Callable[[], dict[str, Wanted]],
     library: str,
     before: Callable[[], dict[str, Any]] | None,
+    *,
+    any_library: bool,
 ) -> list[str]:
     """What is wrong with the results, in lines; nothing if nothing is."""
     move = mover(library)
@@ -131,49 +125,20 @@ def departures(
         earlier = {} if before is None else named(call(held, **converted(before(), move)))
         kept = {name: on_host(value) for name, value in earlier.items()}
         results = named(call(held, **handed))
+    except Departed as error:
+        return [f"  reason     {error}"]
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a target raises is what is shown
         traceback.print_exc()
         return [f"  reason     it raised {type(error).__name__}: {error}"]
+    strange = [] if any_library else foreign(results, move)
     reasons = [
         *(f"the call changed its input {name}" for name in changed(named(case()), named(handed))),
-        *(f"{name} must be an array of {library}; got {type(results[name])}" for name in foreign(results, move)),
+        *(f"{name} must be an array of {library}; got {type(results[name])}" for name in strange),
         *(f"the call changed {name} that an earlier call returned" for name in changed(kept, earlier)),
     ]
     if reasons:
         return [f"  reason     {reasons[0]}"]
     return compared({name: on_host(value) for name, value in results.items()}, expected())
-
-
-def compared(results: dict[str, Any], expected: dict[str, Wanted]) -> list[str]:
-    """Every result against what it should be, element by element; where nothing is expected, nothing is wrong."""
-    if expected and results.keys() != expected.keys():
-        lacking, beyond = sorted(expected.keys() - results.keys()), sorted(results.keys() - expected.keys())
-        return [f"  reason     the results lack {lacking}; beyond them stands {beyond}"]
-    wrong = [lines for name, want in expected.items() if (lines := departure(name, results[name], want))]
-    also = [lines[0].replace("quantity", "also    ") for lines in wrong[1:]]
-    return [*wrong[0], *also] if wrong else []
-
-
-def departure(name: str, got: Any, want: Wanted) -> list[str]:
-    """The form of one result, or its worst element, where it departs."""
-    high = np.asarray(want.high)
-    if (got.shape, got.dtype.name) != (high.shape, want.dtype):
-        form = f"{name} must have shape {high.shape} and dtype {want.dtype}; got {got.shape} and {got.dtype.name}"
-        return [f"  reason     {form}"]
-    wide = got.astype(np.float64)
-    with np.errstate(all="ignore"):
-        error = np.where(np.isfinite(wide), np.abs((wide - high) - want.low), np.inf)
-        ratio = np.where(error == 0, 0.0, error / np.broadcast_to(want.bound, high.shape))
-    if not np.any(ratio > 1):
-        return []
-    worst = np.unravel_index(np.argmax(ratio), got.shape)
-    bound = float(np.broadcast_to(want.bound, high.shape)[worst])
-    return [
-        f"  quantity   {name}{[int(i) for i in worst] if worst else ''}",
-        f"  got        {float(wide[worst])!r}",
-        f"  expected   {float(high[worst])!r}",
-        f"  bound      {f'{bound:.3g}' if bound else '0, since nothing rounds here: the result must be exact'}",
-    ]
 
 
 def named(value: Any, path: str = "") -> dict[str, Any]:

@@ -169,14 +169,14 @@ def _updates(step: Step, before: Step | None, judge: Judge) -> Iterator[Quantity
     clipped = step.clipped if judge.config.clip_norm is not None else step.gradient
     if judge.config.clip_norm is not None:
         yield _needing("clip", step.clipped, step.gradient, partial(_clip, judge))
-    moments = _before(step, before, "optimizer", init_adamw)
+    moments = state_before(step, before, "optimizer", init_adamw)
     moved = (
         None
         if step.moved is None or step.optimizer is None
         else {n: {"weights": step.moved[n], "state": step.optimizer[n]} for n in step.moved}
     )
     yield _needing("adamw_step", moved, step.weights, clipped, moments, partial(_adamw, judge))
-    averages = _before(step, before, "importance", init_importance)
+    averages = state_before(step, before, "importance", init_importance)
     if step.number + judge.convention.first_step >= judge.config.schedule.end_of_pruning:
         yield _needing("update_importance", step.importance, averages, exact)
         return
@@ -187,7 +187,7 @@ def _updates(step: Step, before: Step | None, judge: Judge) -> Iterator[Quantity
     yield _needing("update_importance", step.importance, averages, *pair, partial(_importance, judge))
 
 
-def _before(step: Step, before: Step | None, field: str, start: Callable[[Factors], Any]) -> Any:
+def state_before(step: Step, before: Step | None, field: str, start: Callable[[Factors], Any]) -> Any:
     """The state that the step before left; at step 0 the one that everything starts from."""
     if before is not None:
         return getattr(before, field)
@@ -234,7 +234,7 @@ def _allocations(step: Step, before: Step | None, judge: Judge) -> Iterator[Quan
     if due:
         yield from _allocation(step, budget, judge)
     else:
-        yield _needing("masks", step.masks, _before(step, before, "masks", _everyone), exact)
+        yield _needing("masks", step.masks, state_before(step, before, "masks", everyone), exact)
     if step.moved is None or step.masks is None:
         yield _needing("prune", step.after, None, exact)
         return
@@ -250,7 +250,8 @@ def _pruned(moved: Each, masks: Masks, *, masked: bool) -> Wanted:
     return exact({n: Factors(B, np.where(keep[n], s, np.zeros_like(s)), A) for n, (B, s, A) in moved.items()})
 
 
-def _everyone(factors: Factors) -> Array:
+def everyone(factors: Factors) -> Array:
+    """The mask of the start."""
     return np.ones(factors.s.shape, dtype=bool)
 
 

@@ -1,0 +1,93 @@
+"""What an allocator is fed: scripted weights and gradients for a whole schedule, whatever it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from adalora_ref.array import Array
+from adalora_ref.budget import BudgetSchedule
+from adalora_ref.conformance.cases import NUMPY_DTYPES
+from adalora_ref.conformance.trace import Each
+from adalora_ref.factors import Factors, init_factors
+from adalora_ref.records import Config
+
+CONFIG = Config(
+    schedule=BudgetSchedule(initial=12, target=5, warmup=2, final=3, total=16, interval=3),
+    initial_rank=3,
+    alpha=4.0,
+    learning_rate=0.02,
+    weight_decay=0.05,
+    importance_beta1=0.75,
+    importance_beta2=0.6,
+)
+"""T − t_f is no multiple of ΔT and no step of the pattern from t_i, so that every rule of the schedule shows."""
+
+
+class Script(NamedTuple):
+    """The shapes of the matrices, which of them repeat another's numbers, and which never get a gradient."""
+
+    shapes: Mapping[str, tuple[int, int]]
+    twins: Mapping[str, str]
+    idle: tuple[str, ...]
+
+
+SCRIPTS = {
+    "": Script({"layer0": (3, 2), "layer1": (2, 3), "layer2": (2, 2), "layer3": (3, 1)}, {}, ()),
+    "/ties": Script(
+        {"layer0": (3, 2), "layer1": (2, 3), "layer2": (3, 2), "layer3": (2, 3)},
+        {"layer2": "layer0", "layer3": "layer1"},
+        ("layer1", "layer3"),
+    ),
+}
+
+
+class Feed(NamedTuple):
+    """A schedule, and weights and gradients for each of its first steps."""
+
+    schedule: BudgetSchedule
+    steps: tuple[tuple[Each, Each], ...]
+
+    @property
+    def config(self) -> Config:
+        """Under what the allocator is judged."""
+        return replace(CONFIG, schedule=self.schedule)
+
+
+BETAS = {"beta1": CONFIG.importance_beta1, "beta2": CONFIG.importance_beta2}
+
+
+def feed(script: Script, dtype: str, seed: int) -> Feed:
+    """The numbers of a script, the same on every machine."""
+    return Feed(CONFIG.schedule, tuple(_steps(script, dtype, seed)))
+
+
+def _steps(script: Script, dtype: str, seed: int) -> Iterator[tuple[Each, Each]]:
+    weights, rng = _start(script, dtype, seed), np.random.default_rng(seed + 1)
+    for _ in range(CONFIG.schedule.total):
+        yield weights, _gradients(script, rng, weights)
+        weights = _moved(script, rng, weights)
+
+
+def _start(script: Script, dtype: str, seed: int) -> Each:
+    rng, like = np.random.default_rng(seed), np.zeros(1, NUMPY_DTYPES[dtype])
+    held = {n: init_factors(rng, *shape, CONFIG.initial_rank, like=like) for n, shape in script.shapes.items()}
+    held = {n: Factors(B, _typical(rng, s, 1e-2), A) for n, (B, s, A) in held.items()}
+    return {n: held[script.twins.get(n, n)] for n in held}
+
+
+def _gradients(script: Script, rng: np.random.Generator, weights: Each) -> Each:
+    held = {n: Factors(*(_typical(rng, a, 0.0 if n in script.idle else 1e-3) for a in f)) for n, f in weights.items()}
+    return {n: held[script.twins.get(n, n)] for n in held}
+
+
+def _moved(script: Script, rng: np.random.Generator, weights: Each) -> Each:
+    held = {n: Factors(*(a + _typical(rng, a, 1e-2) for a in f)) for n, f in weights.items()}
+    return {n: held[script.twins.get(n, n)] for n in held}
+
+
+def _typical(rng: np.random.Generator, like: Array, size: float) -> Array:
+    return (size * rng.standard_normal(like.shape)).astype(like.dtype)
