@@ -283,6 +283,23 @@ def laws(target: str | None, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("source", metavar="RUN|VERDICT", type=click.Path(path_type=Path))
+@click.option("--seed", type=click.IntRange(min=0), help="Of a run with several seeds; by default the first.")
+@click.option("--arm", metavar="NAME", help="Of a run: adalora (the default) or lora.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="By default beside RUN or VERDICT.")
+def report(source: Path, **options: Any) -> None:
+    """Write one HTML page about the folder of a RUN, or about the VERDICT that verify --json wrote.
+
+    The page loads nothing from anywhere. An earlier report page is replaced; no other file is. A run needs matplotlib.
+    """
+    with in_one_sentence():
+        from adalora_ref.html import command
+
+        written = command.write(source, command.Options(**options))
+    click.echo(f"written to {written}")
+
+
+@main.command()
 @click.argument("stage", required=False)
 @click.option("--numbers", type=click.Choice(["integers", "random"]), default="integers", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the numbers.")

@@ -120,6 +120,13 @@ def visits() -> dict[str, Visit]:
                 ),
             ),
         ),
+        "report": Visit(
+            {"my_adalora.py": block("verify/README.md", "python")},
+            (
+                Line("adalora-ref verify my_adalora --json verdict.json", "--preset quick --no-repro", 1),
+                Line("adalora-ref report verdict.json"),
+            ),
+        ),
         "pytest": Visit(
             {"test_mine.py": block("verify/pytest.md", "python")},
             (Line("pytest 'test_mine.py::test_mine[triplet_scores/float64/0/1]'", "-p no:cacheprovider", 1),),
@@ -135,6 +142,7 @@ RUN_BY = {
     "adalora-ref verify my_adalora:allocator": "test_allocator_target.py::test_the_page_shows_what_is_printed",
     "adalora-ref verify trace:run.safetensors": "test_trace.py::test_the_page_shows_what_is_printed",
     "adalora-ref plot run": "test_plots.py::test_the_folder_of_the_run_is_the_default",
+    "adalora-ref report run": "test_report_of_run.py::test_the_last_step_stands_on_the_page",
     "adalora-ref verify peft": "peers/test_peft_findings.py::test_verify_peft_lists_them",
     "mkdocs build --strict -f .mkdocs.yml -d build/site": "test_site.py::test_the_site",
 }
@@ -166,6 +174,7 @@ RUN_BY_CI = {
 NOT_RUN = {
     "pip install '.[experiments]'": "it installs; .ci/run installs the same by `dev`",
     "pip install 'adalora-ref[experiments,plots]'": "it installs; .ci/run installs the same by `dev`",
+    "pip install '.[browser]'": "it installs; .ci/run does the same before it opens the report page in Chromium",
     "pip install '.[cuda12]'": "it needs a GPU; .ci/run installs what fits one that it finds",
     "adalora-ref trace 1": "it is no command, but the name of a form of file",
     "pytest test_mine.py": "test_pytest_suite.py::test_the_page_runs writes and runs that file",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import sys
 from collections import Counter
 from io import StringIO
 from pathlib import Path
@@ -31,6 +33,9 @@ COLOURS = {
     Verdict.NOT_RUN: "dim",
 }
 
+
+FORMAT = "adalora-ref verdict 1"
+"""Stands in every verdict that is written as JSON; a reader refuses any other."""
 
 LEGEND = "under each array library: the largest error of any element over its rounding-error bound; above 1 fails"
 
@@ -160,27 +165,35 @@ def _remarks(row: Row) -> list[str]:
     return lines
 
 
-def _convention(report: Report) -> list[str]:
-    """The conventions that explain everything that failed."""
+def explaining(report: Report) -> list[str]:
+    """The conventions under which everything that failed is right."""
     failed = [row for row in report.rows if row.verdict is Verdict.FAIL]
-    alike = [name for name in CONVENTIONS if failed and all(name in row.conventions for row in failed)]
+    return [name for name in CONVENTIONS if failed and all(name in row.conventions for row in failed)]
+
+
+def _convention(report: Report) -> list[str]:
+    failed = [row for row in report.rows if row.verdict is Verdict.FAIL]
     stages = ", ".join(row.stage for row in failed)
     differences = f"{len(failed)} difference{'s' if len(failed) > 1 else ''}"
     return [
         f"\nthis is convention {name}, not {report.convention}: {differences}, {stages}; check against it with "
         f"--convention {name}"
-        for name in alike
+        for name in explaining(report)
     ]
 
 
-def _lacking(report: Report) -> list[str]:
+def lacking(report: Report) -> dict[str, list[str]]:
     """Stages of which nothing ran, gathered by the reason."""
     gathered: dict[str, list[str]] = {}
     for row in report.rows:
         if row.verdict is Verdict.NOT_RUN:
             reasons = dict.fromkeys(check.reason for check in row.checks)
             gathered.setdefault(" and ".join(reasons).replace(row.stage, "such function"), []).append(row.stage)
-    return [f"not run, {reason}: {', '.join(stages)}" for reason, stages in gathered.items()]
+    return gathered
+
+
+def _lacking(report: Report) -> list[str]:
+    return [f"not run, {reason}: {', '.join(stages)}" for reason, stages in lacking(report).items()]
 
 
 def explain(equation: str, check: Check, diagnosis: str) -> list[str]:
@@ -225,9 +238,11 @@ def describe(check: Check) -> list[str]:
 def to_json(report: Report) -> dict[str, Any]:
     """The verdict as plain data; what is not finite is a string."""
     return {
+        "format": FORMAT,
         "adalora_ref": adalora_ref.__version__,
         "specification": adalora_ref.SPECIFICATION,
         **{name: getattr(report, name) for name in ("target", "convention", "preset", "seed", "status", "sentence")},
+        "versions": _versions(report),
         "unexpected": list(report.unexpected),
         "missing": list(report.missing),
         "rows": [
@@ -249,6 +264,13 @@ def to_json(report: Report) -> dict[str, Any]:
         "findings": findings.to_json(report.findings),
         "bad_input": [handed._asdict() for handed in report.bad_input],
     }
+
+
+def _versions(report: Report) -> dict[str, str]:
+    """Python, NumPy, and the other array libraries that the checks met."""
+    names = dict.fromkeys(("numpy", *(check.library for row in report.rows for check in row.checks)))
+    found = {name: getattr(sys.modules.get(name), "__version__", "") for name in names}
+    return {"python": platform.python_version(), **{name: str(held) for name, held in found.items() if held}}
 
 
 def _plain_check(check: Check) -> dict[str, Any]:
