@@ -204,7 +204,8 @@ def made(steps: int, due: tuple[int, ...], *names: str) -> Arm:
     masks = np.asarray([[True, not gone] for gone in away])
     flat = dict.fromkeys(names, np.zeros(steps))
     each = {"scores": dict.fromkeys(names, scores), "masks": dict.fromkeys(names, masks)}
-    timeline = Timeline(**each, defect_B=flat, defect_A=flat, accuracy=np.full(steps, 0.5))
+    measured = np.arange(1, steps, 2)
+    timeline = Timeline(**each, defect_B=flat, defect_A=flat, measured=measured, accuracy=measured / 8)
     return Arm(records, timeline, {}, {}, {})
 
 
@@ -213,6 +214,12 @@ def section(arm: Arm) -> Element:
     held = shown(arm)
     tree = e("html", step_section(held), data("steps", plain(held)))
     return parsed(ET.tostring(tree, encoding="unicode", method="html"))
+
+
+def test_accuracy_is_as_last_measured() -> None:
+    """Between two measurements the earlier one stands, and before the first there is none."""
+    page = section(made(5, (), "q"))
+    assert json.loads(page.one("script").text)["accuracies"] == [None, 0.125, 0.125, 0.375, 0.375]
 
 
 def test_who_left_and_who_came_back_is_marked() -> None:

@@ -70,7 +70,7 @@ def _facts(held: Shown, at: int) -> Iterator[tuple[str, ET.Element | str]]:
     yield "Budget", e("span", f"{held.budgets[at]:d}", id="fact-budget")
     yield "Kept", e("span", f"{kept} of {sum(held.ranks.values())} triplets", id="fact-kept")
     yield "Loss", e("span", scientific(held.losses[at]), id="fact-loss")
-    yield "Accuracy", e("span", f"{100 * held.accuracies[at]:.1f} %", id="fact-accuracy")
+    yield "Accuracy, last measured", e("span", percent(held.accuracies[at]), id="fact-accuracy")
     yield (
         "Latest allocation",
         e("span", "none yet" if allocation is None else f"step {allocation.step}", id="fact-latest"),
@@ -78,6 +78,11 @@ def _facts(held: Shown, at: int) -> Iterator[tuple[str, ET.Element | str]]:
     yield "Threshold", e("span", scientific(allocation.threshold if allocation else None), id="fact-threshold")
     yield f"{JUST_DROPPED} Dropped there", e("span", named(allocation.dropped if allocation else []), id="fact-dropped")
     yield f"{CAME_BACK} Came back there", e("span", named(allocation.revived if allocation else []), id="fact-revived")
+
+
+def percent(share: float | None) -> str:
+    """A share as the page's script writes it."""
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def named(who: Pairs) -> str:

@@ -46,7 +46,7 @@ document.documentElement.classList.add("scripts-run");
       budget: held.budgets[at],
       kept: kept + " of " + cells.length + " triplets",
       loss: scientific(held.losses[at]),
-      accuracy: (100 * held.accuracies[at]).toFixed(1) + " %",
+      accuracy: held.accuracies[at] === null ? "–" : (100 * held.accuracies[at]).toFixed(1) + " %",
       latest: allocation.step === null ? "none yet" : "step " + allocation.step,
       threshold: scientific(allocation.threshold),
       dropped: named(allocation.dropped),

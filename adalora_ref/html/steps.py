@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adalora_ref.experiments.run_folder import Arm
+from adalora_ref.experiments.timeline import Timeline
 
 MOST_NUMBERS = 60_000
 """Scores that a page holds; of a longer run it shows some of the steps."""
@@ -34,7 +35,8 @@ class Shown(NamedTuple):
     phases: list[str]
     budgets: list[int]
     losses: list[float]
-    accuracies: list[float]
+    accuracies: list[float | None]
+    """As last measured; None before the first time."""
     scores: list[list[float]]
     masks: list[list[bool]]
     allocations: list[Allocation]
@@ -66,12 +68,17 @@ def shown(arm: Arm) -> Shown:
         [str(record["phase"]) for record in records],
         [int(record["budget"]) for record in records],
         [rounded(record["loss"]) for record in records],
-        [rounded(value) for value in timeline.accuracy[steps]],
+        [_last_measured(timeline, step) for step in steps],
         [[rounded(score) for score in held] for held in scores.tolist()],
         masks.tolist(),
         [_allocation(record) for record in arm.steps if record["allocates"]],
         len(arm.steps),
     )
+
+
+def _last_measured(timeline: Timeline, step: int) -> float | None:
+    done = int(np.count_nonzero(timeline.measured <= step))
+    return rounded(timeline.accuracy[done - 1]) if done else None
 
 
 def chosen(records: Sequence[Mapping[str, Any]], triplets: int) -> list[int]:
