@@ -41,6 +41,7 @@ from adalora_ref.laws import (
 )
 from adalora_ref.laws.asking import Asked
 from adalora_ref.laws.command import exit_status
+from adalora_ref.laws.importance import moments
 from adalora_ref.laws.reproduction import keep
 from adalora_ref.laws.running import LEAST, Watch
 
@@ -130,6 +131,13 @@ def a_case(**changed: Any) -> dict[str, Any]:
     factors = ref.Factors(one(), np.ones(1), one())
     case = {"x": one(), "W": one(), "factors": factors, "scale": 1.0, "bias": None, "dropout_mask": None, "dy": one()}
     return case | changed
+
+
+@settings(max_examples=50, derandomize=True, deadline=None)
+@given(strategies.factors().flatmap(lambda like: moments(like, dtype="float64")))
+def test_moments_are_those_of_a_history(drawn: tuple[Any, Any]) -> None:
+    """Adam's second moment is never below the square of the first: m = 1 with v = 0 makes a step of 1/ε."""
+    assert all(np.all(v >= m * m) for m, v in zip(*drawn, strict=True))
 
 
 def test_the_message_names_both_sides() -> None:

@@ -91,12 +91,18 @@ def raised_states(draw: DrawFn, /, dtype: str) -> Inputs:
 
 
 @st.composite
+def moments(draw: DrawFn, like: Factors, /, *, dtype: str) -> tuple[Factors, Factors]:
+    """Adam's moments of one history: nowhere is the second smaller than the square of the first."""
+    first, second = draw(strategies.importance_states(like, dtype=dtype))
+    return first, map_factors(lambda m, v: v + m * m, first, second)
+
+
+@st.composite
 def optimised(draw: DrawFn, /, dtype: str) -> Inputs:
     """Weights, gradients, moments and rates of a step."""
     weights = draw(strategies.factors(dtype=dtype))
-    state = draw(strategies.importance_states(weights, dtype=dtype))
     fresh = draw(st.booleans())
-    first, second = (_zero(held) if fresh else held for held in state)
+    first, second = (_zero(held) if fresh else held for held in draw(moments(weights, dtype=dtype)))
     return {
         "weights": weights,
         "grads": draw(strategies.gradients(weights, dtype=dtype)),

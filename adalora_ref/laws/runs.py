@@ -27,6 +27,7 @@ from adalora_ref.convention import PAPER
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
 from adalora_ref.laws.asking import Answer, Asked
+from adalora_ref.laws.importance import moments
 from adalora_ref.laws.law import Law
 from adalora_ref.laws.measured import Broken, demand, same, separated
 from adalora_ref.records import Config, TrainState
@@ -94,9 +95,9 @@ def _states(
 ) -> TrainState:
     held = {n: draw(strategies.factors(d_out=o, d_in=i, r=r, dtype=kind)) for n, (o, i) in shapes.items()}
     importance = {n: draw(strategies.importance_states(f, entries=averages, dtype=kind)) for n, f in held.items()}
-    moments = {n: draw(strategies.importance_states(f, dtype=kind)) for n, f in held.items()}
+    optimizer = {n: AdamState(*draw(moments(f, dtype=kind)), step) for n, f in held.items()}
     alive = {n: np.asarray([step <= plan.warmup or draw(st.booleans()) for _ in range(r)], dtype=bool) for n in shapes}
-    return TrainState(step, held, importance, {n: AdamState(*pair, step) for n, pair in moments.items()}, alive)
+    return TrainState(step, held, importance, optimizer, alive)
 
 
 def at_start(dtype: str) -> st.SearchStrategy[Inputs]:
