@@ -22,7 +22,7 @@ from adalora_ref.conformance.trace import Judge, Run, Step, admissible
 from adalora_ref.conformance.trace_diagnosis import explained
 from adalora_ref.conformance.trace_file import read_trace, write_trace
 from adalora_ref.conformance.verdict import Row, Verdict
-from adalora_ref.convention import LORALIB, SPEC
+from adalora_ref.convention import CONVENTIONS, LORALIB, SPEC
 from tests.alone import run_alone, scripts
 from tests.pages import blocks, lacking, run
 
@@ -277,10 +277,13 @@ def test_a_run_that_diverged_is_judged_until_then(tmp_path: Path) -> None:
     assert grown == [0, 1, 2]
 
 
-def test_a_schedule_of_a_million_million_steps_costs_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_a_schedule_of_a_million_million_steps_costs_nothing(name: str, tmp_path: Path) -> None:
     """Whether an allocation is due is arithmetic, however long the schedule of a trace says it is."""
     config = replace(JUDGE.config, schedule=replace(JUDGE.config.schedule, total=10**12))
-    write_trace(tmp_path / "run.safetensors", recorded()[:2], JUDGE._replace(config=config))
+    write_trace(
+        tmp_path / "run.safetensors", recorded()[:2], JUDGE._replace(config=config, convention=CONVENTIONS[name])
+    )
     assert command(tmp_path / "run.safetensors").exit_code in (0, 1)
 
 
@@ -332,6 +335,12 @@ CHANGED = {
     "infinite rate": (config(learning_rate=float("inf")), "the configuration must be that of adalora_ref.Config"),
     "name": (lambda t, m: t.update({"../../etc": np.ones(1)}), "a tensor is named step/quantity/matrix"),
     "step": (lambda t, m: t.update({"-1/budget": np.ones(1)}), "a tensor is named step/quantity/matrix"),
+    "step with a zero": (lambda t, m: t.update({"00/budget": np.ones(1)}), "a tensor is named step/quantity/matrix"),
+    "other dtype": (
+        lambda t, m: m.update(dtype="float32"),
+        "must have the dtype and the initial rank of the metadata, float32 and 2; got float64 and 2",
+    ),
+    "other initial rank": (config(initial_rank=3), "the initial rank of the metadata, float64 and 3; got float64 and"),
     "no s": (lambda t, m: t.pop("0/weights/a/s"), "weights of 'a' must have B, s and A"),
     "s of (r, 1)": (lambda t, m: t.update({"0/weights/a/s": np.ones((2, 1))}), "B, s, A must be (d_out, r), (r,)"),
     "keep of numbers": (lambda t, m: t.update({"0/keep/a": np.ones(2)}), "keep of 'a' must be (r,) booleans"),

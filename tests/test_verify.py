@@ -22,11 +22,12 @@ from adalora_ref.conformance import calls, expectations
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.command import PLANTED, installed_libraries
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
+from adalora_ref.conformance.diagnosis import narrower
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.report import Report, show
-from adalora_ref.conformance.seen import case_inputs, expectation
+from adalora_ref.conformance.seen import Seen, case_inputs, expectation
 from adalora_ref.conformance.stages import STAGES
-from adalora_ref.conformance.target import CannotExpress, Target
+from adalora_ref.conformance.target import CannotExpress, Lane, Target
 from adalora_ref.conformance.verdict import Expected, Row, Verdict, compare, exit_status
 from adalora_ref.convention import CONVENTIONS, SPEC, Convention
 
@@ -192,8 +193,9 @@ def test_a_mask_is_said_to_depend_on_what_moves_it(tmp_path: Path) -> None:
         target = Target("mine", SimpleNamespace(allocate=allocate, dtypes=("float64",)))
         (row,) = check_stages([target], [stage_named("allocate")], SPEC, cases=24, seed=0)
         said.append(row.diagnosis)
-    assert "depends on none of its inputs, though it should depend on scores[" in said[0]
-    assert "should not depend" not in said[1]
+    assert "moved with none of its inputs, and stayed where scores[" in said[0]
+    assert said[0].endswith("moved the right one")
+    assert "should" not in said[1]
 
 
 def test_another_convention_is_told() -> None:
@@ -206,6 +208,45 @@ def test_another_convention_is_told() -> None:
     console = Console(file=StringIO(), width=10_000)
     show(Report("held", "SPEC", "default", 0, tuple(rows), 1), console)
     assert "this is convention PEFT, not SPEC: 2 differences, budget_at, allocates_at" in console.file.getvalue()
+
+
+def test_a_convention_that_cannot_judge_what_failed_is_not_told() -> None:
+    """A convention that knows no cost explains no failure of the cases with costs, though all others are right."""
+
+    def skips(scores: Any, budget: int, /, *, cost: Any = None) -> Any:
+        keep, left = {name: np.zeros(len(s), dtype=bool) for name, s in scores.items()}, budget
+        ranked = sorted((-float(s), k, i) for k, held in enumerate(scores.values()) for i, s in enumerate(held))
+        for _, k, i in ranked:
+            name = list(scores)[k]
+            price = 1 if cost is None else cost[name]
+            if price <= left:  # and on with what is cheaper
+                keep[name][i], left = True, left - price
+        return keep
+
+    (row,) = check(target(allocate=skips), "allocate")
+    assert row.verdict is Verdict.FAIL
+    assert row.conventions == ()
+
+
+@pytest.mark.parametrize(("got", "told"), [(0.9, False), (1 + 2.0**-12, True)], ids=["gross", "small"])
+def test_a_gross_error_is_none_of_a_narrow_format(got: float, *, told: bool) -> None:
+    """A tenth is not called an error of bfloat16, though a wide bound would let it pass for one; 2⁻¹² is."""
+    bound = np.full(1, 64 * 2.0**-53)
+    expected = {"R": Expected(np.ones(1), np.zeros(1), bound, bound, "float64")}
+    outputs = {"R": np.array([got])}
+    lane = Lane("float64", "float32", SPEC)
+    seen = Seen(Target("mine", target()), lane, 0, 0, {}, outputs, outputs, expected, failed=True)
+    assert bool(narrower([seen])) is told
+
+
+def test_what_is_made_first_departs_first() -> None:
+    """A wrong second moment is the first divergence of a step of AdamW, not the weight that it leads to."""
+
+    def step(weights: Any, grads: Any, state: Any, /, **options: Any) -> Any:
+        return ref.adamw_step(weights, ref.map_factors(lambda g: g * g.dtype.type(1.01), grads), state, **options)
+
+    (row,) = check(target(adamw_step=step), "adamw_step")
+    assert row.first_failure.divergence.quantity.startswith("state.first")
 
 
 def test_one_error_in_the_last_place_of_float64_is_seen() -> None:

@@ -39,20 +39,27 @@ def diagnose(stage: Stage, seen: Sequence[Seen]) -> str:
 
 def narrower(seen: Sequence[Seen]) -> str:
     """Say so where everything that failed is off by what computing in a narrower format makes, and no more."""
-    ratios = [
-        (case.lane.working, float(np.max(deviation(case.outputs[name], case.expected[name])[1])))
+    off = [
+        (case.lane.working, *_errors(case.outputs[name], case.expected[name]))
         for case in seen
         for name in wrong_numbers(case)
     ]
-    for working, ratio in ratios:
-        if not np.isfinite(ratio) or working not in ARITHMETIC:
-            return ""
+    if any(not np.isfinite(ratio) or working not in ARITHMETIC for working, ratio, _ in off):
+        return ""
     for name in ("float32", "float16", "bfloat16"):
-        limits = {w: 2.0 * ARITHMETIC[name].unit / ARITHMETIC[w].unit for w, _ in ratios}
-        if ratios and all(ratio <= limits[w] and limits[w] > 2.0 for w, ratio in ratios):
+        unit = ARITHMETIC[name].unit
+        limits = {w: 2.0 * unit / ARITHMETIC[w].unit for w, _, _ in off}
+        if off and all(ratio <= limits[w] and limits[w] > 2.0 and part <= 16 * unit for w, ratio, part in off):
             also = " or TF32" if name == "float16" else ""
             return f", but is off by no more than computing in {name}{also} makes"
     return ""
+
+
+def _errors(got: Any, expected: Expected) -> tuple[float, float]:
+    """The largest error over its bound, and the largest error over the largest element."""
+    error, ratio = deviation(got, expected)
+    whole = float(np.max(np.abs(np.asarray(expected.high, dtype=np.float64))))
+    return float(np.max(ratio)), float(np.max(error)) / whole if whole else np.inf
 
 
 # KNOWN MISTAKES
@@ -137,7 +144,10 @@ def near(got: Any, computed: Any, expected: Expected) -> bool:
 
 
 def matching_conventions(stage: Stage, seen: Sequence[Seen], rules: Convention) -> tuple[str, ...]:
-    """Names of the other conventions under which everything that the target returned is right."""
+    """Names of the other conventions under which everything that the target returned is right.
+
+    A convention that can decide none of the cases that failed explains nothing.
+    """
     others = [held for held in CONVENTIONS.values() if held is not rules and stage.holds_under(held)]
     return tuple(held.name for held in others if seen and _right_under(held, stage, seen))
 
@@ -148,7 +158,7 @@ def _right_under(rules: Convention, stage: Stage, seen: Sequence[Seen]) -> bool:
         found = _verdicts(rules, stage, case)
         if Verdict.FAIL in found:
             return False
-        decided = decided or bool(found)
+        decided = decided or (case.failed and bool(found))
     return decided
 
 
@@ -205,7 +215,9 @@ def dependence(stage: Stage, wrong: Sequence[tuple[Seen, str]]) -> str:
                 found[name] = found.get(name, False) or moved
     found_on = [name for name in theirs if theirs[name]]
     lacking = [name for name in ours if ours[name] and not theirs.get(name, False)]
-    beyond = [name for name in found_on if not ours.get(name, False)] if _is_smooth(first, quantity) else []
+    beyond = [name for name in found_on if not ours.get(name, False)]
+    if not _is_smooth(first, quantity):
+        return _moved_with(spoken(quantity), found_on, lacking)
     if not found_on:
         should = f", though it should depend on {', '.join(lacking)}" if lacking else ", just as it should"
         return f"{spoken(quantity)} depends on none of its inputs{should}"
@@ -213,6 +225,12 @@ def dependence(stage: Stage, wrong: Sequence[tuple[Seen, str]]) -> str:
     said += [f"but not on {', '.join(lacking)}, on which it should"] if lacking else []
     said += [f"though it should not depend on {', '.join(beyond)}"] if beyond else []
     return ", ".join(said) + ("" if lacking or beyond else ", just as it should")
+
+
+def _moved_with(quantity: str, found_on: Sequence[str], lacking: Sequence[str]) -> str:
+    """What was seen of a mask or a count, which may stay as it is though it depends on what was perturbed."""
+    said = f"{quantity} moved with {', '.join(found_on) or 'none of its inputs'}"
+    return f"{said}, and stayed where {', '.join(lacking)} moved the right one" if lacking else said
 
 
 def _is_smooth(case: Seen, quantity: str) -> bool:

@@ -13,7 +13,7 @@ from adalora_ref.adamw import AdamState
 from adalora_ref.conformance import oracle_run, oracles
 from adalora_ref.conformance.calls import PHASES
 from adalora_ref.conformance.cases import NUMPY_DTYPES, Inputs
-from adalora_ref.conformance.lifting import bounded, evaluate, expected
+from adalora_ref.conformance.lifting import bounded, evaluate, expected, moments_first
 from adalora_ref.conformance.oracle_run import TWINS
 from adalora_ref.conformance.target import Lane, leaves, on_host
 from adalora_ref.conformance.verdict import Expected
@@ -153,11 +153,11 @@ def zero_moments(i: Inputs, lane: Lane) -> Expectation:
 
 
 def adamw_step(i: Inputs, lane: Lane) -> Expectation:
-    """Weights and moments, in the dtypes that they replace."""
+    """Moments and weights, in the order in which they are made, and in the dtypes that they replace."""
     rates = {"learning_rate": i["learning_rate"], "weight_decay": i["weight_decay"] or 0.0, **ADAM}
     like = {"weights": i["weights"], "state": i["state"]}
     inputs = (i["weights"], i["grads"], i["state"])
-    return evaluate(oracles.adamw_step, *inputs, **rates, working=lane.working, like=like)
+    return moments_first(evaluate(oracles.adamw_step, *inputs, **rates, working=lane.working, like=like))
 
 
 # TRAINING

@@ -61,6 +61,11 @@ def evaluate(oracle: Callable[..., Any], /, *args: Any, working: str, like: Any,
     return expected(bounded(oracle, *args, working=working, **options), like)
 
 
+def moments_first(made: dict[str, Expected]) -> dict[str, Expected]:
+    """The results of an optimiser in the order in which they are made: the weights last."""
+    return dict(sorted(made.items(), key=lambda item: "[weights]" in item[0]))
+
+
 def bounded(oracle: Callable[..., Any], /, *args: Any, working: str, **options: Any) -> Any:
     """Run *oracle* on `Bounded` numbers of the dtype *working*; return its result as it is."""
     kinds = (partial(kind, arithmetic=ARITHMETIC[working]) for kind in (number, scalar))

@@ -272,7 +272,7 @@ def allocates_as_released(schedule: BudgetSchedule, step: int, /) -> bool:
 def allocates_as_peft(schedule: BudgetSchedule, step: int, /) -> bool:
     """Membership in the multiples of ΔT in (t_i, T − t_f), and T − t_f."""
     end = schedule.total - schedule.final
-    return step in {*(t for t in range(0, end, schedule.interval) if t > schedule.warmup), end}
+    return step == end or (step in range(0, end, schedule.interval) and step > schedule.warmup)
 
 
 # ALLOCATION

@@ -23,7 +23,7 @@ from adalora_ref.conformance.protocol import ProtocolError
 from adalora_ref.conformance.report import explain
 from adalora_ref.conformance.seen import Seen
 from adalora_ref.conformance.stages import STAGES, Stage
-from adalora_ref.conformance.target import Lane, Target, load_target
+from adalora_ref.conformance.target import Lane, Target, TargetError, load_target
 from adalora_ref.conformance.verdict import Row, Verdict
 from adalora_ref.convention import Convention
 from adalora_ref.convention import convention as convention_named
@@ -131,6 +131,8 @@ def _target(implementation: Any) -> Target:
     if isinstance(implementation, Target):
         return implementation
     if isinstance(implementation, str):
+        if implementation.startswith("trace:"):
+            raise TargetError(f"recorded runs are checked by `adalora-ref verify` alone; got {implementation!r}")
         command = implementation.removeprefix("exec:")
         return load_target(implementation) if command == implementation else _started(command)
     if isinstance(implementation, ModuleType):

@@ -16,7 +16,7 @@ from adalora_ref.adamw import AdamState, init_adamw
 from adalora_ref.allocation import Masks
 from adalora_ref.array import Array
 from adalora_ref.conformance import oracle_run, oracles
-from adalora_ref.conformance.lifting import bounded, evaluate
+from adalora_ref.conformance.lifting import bounded, evaluate, moments_first
 from adalora_ref.conformance.oracle_run import CONSTANTS, TWINS
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import leaves, on_host, spoken
@@ -207,7 +207,8 @@ def _adamw(judge: Judge, weights: Each, clipped: Each, moments: Any) -> dict[str
     rates = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
     betas = {"beta1": config.adam_beta1, "beta2": config.adam_beta2, "epsilon": config.adam_epsilon}
     rule = by_matrix(oracles.adamw_step)
-    return evaluate(rule, weights, clipped, moments, working=judge.working, like=like, **rates, **betas)
+    made = evaluate(rule, weights, clipped, moments, working=judge.working, like=like, **rates, **betas)
+    return moments_first(made)
 
 
 def _importance(judge: Judge, averages: Any, *parts: Each) -> dict[str, Expected]:

@@ -77,6 +77,7 @@ def read_trace(path: Path) -> tuple[list[Step], Judge]:
     if not steps:
         raise ValueError(f"{path} has no tensor")
     _require_one_form(steps)
+    _require_what_is_told(steps, judge)
     return steps, judge
 
 
@@ -119,7 +120,8 @@ def _by_step(tensors: Mapping[str, Array]) -> dict[int, dict[str, dict[str, Arra
     held: dict[int, dict[str, dict[str, Array]]] = {}
     for name, a in tensors.items():
         number, quantity, rest = [*name.split("/", 2), "", ""][:3]
-        if not (number.isdecimal() and number.isascii() and len(number) < 10) or quantity not in QUANTITIES:
+        is_number = number.isdecimal() and number.isascii() and len(number) < 10 and number == str(int(number))
+        if not is_number or quantity not in QUANTITIES:
             known = ", ".join(sorted(QUANTITIES))
             raise ValueError(f"a tensor is named step/quantity/matrix, the quantity among {known}; got {name[:120]!r}")
         held.setdefault(int(number), {}).setdefault(quantity, {})[rest] = a
@@ -187,6 +189,21 @@ def _require_one_form(steps: Sequence[Step]) -> None:
                         raise ValueError(
                             f"step {step.number}: {field} of {matrix[:80]!r} must have the sizes that it has "
                             f"elsewhere, (d_out, r, d_in) {sizes.get(matrix, ())}"
+                        )
+
+
+def _require_what_is_told(steps: Sequence[Step], judge: Judge) -> None:
+    """Refuse arrays of another dtype or rank than the metadata say."""
+    r = judge.config.initial_rank
+    for step in steps:
+        for field, held in step._asdict().items():
+            for matrix, value in held.items() if isinstance(held, dict) and field != "masks" else ():
+                for a in _arrays(value):
+                    s = a.s if isinstance(a, Factors) else a
+                    if s.dtype.name != judge.working or s.shape != (r,):
+                        raise ValueError(
+                            f"step {step.number}: {field} of {matrix[:80]!r} must have the dtype and the initial rank "
+                            f"of the metadata, {judge.working} and {r}; got {s.dtype.name} and {s.shape[0]}"
                         )
 
 
