@@ -1,14 +1,16 @@
 """Is the search any good? How many examples each law needs to find each known mistake; writes docs/results/laws.md.
 
-    python tests/benchmarks/laws.py [--seeds 20] [--cap 200] [--seconds 3600]
+    python tests/benchmarks/laws.py [--seeds 20] [--cap 200] [--seconds 3600] [--record FILE]
 
 Every mistake of the catalogue is tried on each law that asks its function, with up to `cap` examples; a law that finds
-it with the first seed is tried with the others too. Mistakes that the time did not reach are listed.
+it with the first seed is tried with the others too. Mistakes that the time did not reach are listed; with a record, a
+line of JSON each, the next run goes on with them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import statistics
@@ -94,6 +96,14 @@ def hunt(known: Any, seeds: int, cap: int) -> dict[str, float]:
     return found
 
 
+def recorded(path: Path | None) -> dict[str, dict[str, float]]:
+    """What an earlier run found, by mistake."""
+    if path is None or not path.exists():
+        return {}
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {line["mistake"]: line["laws"] for line in lines}
+
+
 def table(hunts: dict[str, dict[str, float]]) -> list[str]:
     """A row a mistake: the law that finds it first, and the others."""
     lines = ["| mistake | quickest law | examples | other laws: examples |", "| --- | --- | --- | --- |"]
@@ -140,14 +150,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--every", type=int, default=1, help="take each n-th mistake of the catalogue")
     parser.add_argument("--examples", type=int, default=100)
+    parser.add_argument("--record", type=Path, help="what was found so far, which is not hunted again")
     options = parser.parse_args()
     end, hunts, left = time.monotonic() + options.seconds, {}, []
+    done = recorded(options.record)
     for known in DEVIATIONS[:: options.every]:
-        if time.monotonic() > end:
+        if known.name not in done and time.monotonic() > end:
             left.append(known.name)
             continue
-        hunts[known.name] = hunt(known, options.seeds, options.cap)
-        print(known.name, hunts[known.name], flush=True)
+        if known.name not in done:
+            done[known.name] = hunt(known, options.seeds, options.cap)
+            line = json.dumps({"mistake": known.name, "laws": done[known.name]})
+            print(line, flush=True)
+            if options.record:
+                with options.record.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+        hunts[known.name] = done[known.name]
     page = PAGE.format(
         **vars(options), tried=len(hunts), found=sum(map(bool, hunts.values())),
         survivors=", ".join(f"`{name}`" for name, found in hunts.items() if not found) or "none",
