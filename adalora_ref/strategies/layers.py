@@ -184,9 +184,9 @@ def linear_cases(
     """Arguments of a forward and a backward pass: x, W, factors, scale, bias, dropout_mask and dy."""
     lengths = (("d_out", d_out, 1), ("d_in", d_in, 1), ("n", n, 0), ("r", r, 0))
     return _linear_cases(
-        st.tuples(*(or_default(SIZES, integer(name, least), given) for name, given, least in lengths)),
+        tuple(or_default(SIZES, integer(name, least), given) for name, given, least in lengths),
         or_default(st.sampled_from([1.0, 2.0, -0.5, 0.375]), finite("scale"), scale),
-        st.tuples(*(or_default(st.booleans(), typed(k, bool), v) for k, v in (("bias", bias), ("dropout", dropout)))),
+        tuple(or_default(st.booleans(), typed(k, bool), v) for k, v in (("bias", bias), ("dropout", dropout))),
         kinds(dtype=dtype, entries=drawn_entries(entries), layout=layout, xp=xp),
     )
 
@@ -194,13 +194,13 @@ def linear_cases(
 @st.composite
 def _linear_cases(
     draw: DrawFn,
-    lengths: SearchStrategy[tuple[int, ...]],
+    lengths: tuple[SearchStrategy[int], ...],
     scale: SearchStrategy[float],
-    options: SearchStrategy[tuple[bool, ...]],
+    options: tuple[SearchStrategy[bool], ...],
     kind: SearchStrategy[Kind],
 ) -> dict[str, Any]:
-    (d_out, d_in, n, r), factor = draw(lengths), draw(scale)  # what has entries comes last, which helps to shrink
-    held, (bias, dropout) = draw(kind), draw(options)
+    d_out, d_in, n, r = map(draw, lengths)  # one by one: from a tuple of all Hypothesis shrinks ten times as slowly
+    held, (bias, dropout) = draw(kind), options
     weights = factors_of(draw, d_out, d_in, r, held)
     n, held = (0, held._replace(layout="C")) if held.layout == "zero-size" else (n, held)
     twos = held._replace(entries=st.sampled_from([2.0, 0.0]))
@@ -208,9 +208,9 @@ def _linear_cases(
         "x": array_of(draw, (n, d_in), held),
         "W": array_of(draw, (d_out, d_in), held),
         "factors": weights,
-        "scale": factor,
-        "bias": array_of(draw, (d_out,), held) if bias else None,
-        "dropout_mask": array_of(draw, (n, d_in), twos) if dropout else None,
+        "scale": draw(scale),
+        "bias": array_of(draw, (d_out,), held) if draw(bias) else None,
+        "dropout_mask": array_of(draw, (n, d_in), twos) if draw(dropout) else None,
         "dy": array_of(draw, (n, d_out), held),
     }
 
