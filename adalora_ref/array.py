@@ -92,9 +92,14 @@ def require_floating(*arrays: Array | None) -> Any:
         raise TypeError(f"real floating arrays are needed ({', '.join(sorted(FLOATING))}); got {sorted(names)}")
     if names >= HALF:
         raise TypeError("float16 and bfloat16 have no common dtype; cast one of them")
-    if names & HALF and not (array_api_compat.is_numpy_namespace(xp) or array_api_compat.is_cupy_namespace(xp)):
+    if names & HALF and not has_half(xp):
         raise TypeError(f"16-bit dtypes are supported on NumPy and CuPy alone; got {sorted(names)} of {xp.__name__}")
     return xp
+
+
+def has_half(xp: Any) -> bool:
+    """Return whether 16-bit dtypes are supported on a library: on NumPy and CuPy alone."""
+    return bool(array_api_compat.is_numpy_namespace(xp) or array_api_compat.is_cupy_namespace(xp))
 
 
 def promote(*arrays: Array | None) -> tuple[DType, list[Any]]:

@@ -19,6 +19,7 @@ from adalora_ref.laws.layer_cases import (
     replaced,
     turned_inputs,
     two_ways,
+    weight_of,
     with_order,
     with_second,
     with_signs,
@@ -98,6 +99,15 @@ def linear_in_s(it: Asked, case: Inputs) -> None:
         it("linear_forward", given(case, factors=replaced(case["factors"], s=a))).y for a in (s + t, 0 * s, s, t)
     )
     equal("y(s + t) + y(0)", both + none, "y(s) + y(t)", first + second)
+
+
+def increment_is_linear_in_s(it: Asked, case: Inputs) -> None:
+    """The increment is linear in s: ΔW(s + t) = ΔW(s) + ΔW(t)."""
+    s, t = case["factors"].s, case["other s"]
+    both, first, second = (
+        it("increment", weight_of(case, factors=replaced(case["factors"], s=a))).ΔW for a in (s + t, s, t)
+    )
+    equal("ΔW(s + t)", both, "ΔW(s) + ΔW(t)", first + second)
 
 
 def linear_in_x(it: Asked, case: Inputs) -> None:
@@ -243,6 +253,7 @@ LAYER_LAWS: tuple[Law, ...] = (
     Law(triplet_balance, BACKWARD, layers, "dB_lacks_the_scale"),
     Law(second_order_symmetry, BACKWARD, two_ways, "dx_lacks_s"),
     Law(linear_in_s, FORWARD, with_second("s"), "s_is_taken_without_sign"),
+    Law(increment_is_linear_in_s, ("increment",), with_second("s"), "increment_lacks_s"),
     Law(linear_in_x, FORWARD, with_second("x"), "relu_between_A_and_B"),
     Law(linear_in_dy, BACKWARD, with_second("dy"), "gradients_are_clipped_by_value"),
     Law(linear_in_the_scale, FORWARD, layers, "scale_is_applied_twice"),
