@@ -256,9 +256,15 @@ def answer(folder: Path, results: Path, target: str) -> None:
 
 @main.command()
 @click.argument("target", required=False)
-@click.option("--examples", type=click.IntRange(min=1), default=100, show_default=True, help="Of each law, at most.")
+@click.option("--examples", type=click.IntRange(min=1), help="Of each law, at most; 100, or what --time allows.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the examples.")
-@click.option("--time", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="In all; each law gets 25.")
+@click.option(
+    "--time",
+    "seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="In all; each law gets 25 examples even so, or as many as --examples says.",
+)
 @click.option("--law", "laws", multiple=True, metavar="NAME", help="Run this law alone; repeatable.")
 @click.option("--keep", is_flag=True, help="Keep the call that departs as a permanent vector.")
 @click.option(
@@ -278,7 +284,8 @@ def laws(target: str | None, **options: Any) -> None:
     with in_one_sentence():
         from adalora_ref.laws import command
 
-        status = command.run(target, command.Options(**options), make_console())
+        with report_alone_on_stdout() as console:
+            status = command.run(target, command.Options(**options), console)
     raise SystemExit(status)
 
 

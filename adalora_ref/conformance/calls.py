@@ -41,7 +41,7 @@ def linear_forward(t: Target, i: Inputs, _: Lane) -> Outputs:
 def linear_backward(t: Target, i: Inputs, _: Lane) -> Outputs:
     """The backward pass from the cache of the target's own forward pass."""
     _, cache = _forward(t, i)
-    dx, grads = _pair("linear_backward", "(dx, factors)", t.require("linear_backward")(i["dy"], cache))
+    dx, grads = pair_of("linear_backward", "(dx, factors)", t.require("linear_backward")(i["dy"], cache))
     return {"dx": dx, "d": _factors(grads)}
 
 
@@ -59,7 +59,7 @@ def penalty(name: str) -> Call:
     """A penalty and its gradient."""
 
     def call(t: Target, i: Inputs, _: Lane) -> Outputs:
-        R, gradient = _pair(name, "(R, factors)", t.require(name)(i["factors"]))
+        R, gradient = pair_of(name, "(R, factors)", t.require(name)(i["factors"]))
         return {"R": R, "d": _factors(gradient)}
 
     return call
@@ -74,7 +74,7 @@ def update_importance(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Ī and Ū after an update."""
     function = t.require("update_importance")
     given = function(i["state"], i["weights"], i["grads"], beta1=i["beta1"], beta2=i["beta2"])
-    return {"state": Importance(*map(_factors, _pair("update_importance", "(sensitivity, uncertainty)", given)))}
+    return {"state": Importance(*map(_factors, pair_of("update_importance", "(sensitivity, uncertainty)", given)))}
 
 
 def triplet_scores(t: Target, i: Inputs, _: Lane) -> Outputs:
@@ -95,7 +95,11 @@ def each_step(name: str, result: str) -> Call:
 
 def allocate(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Who is kept."""
-    return {"keep": dict(t.require("allocate")(i["scores"], i["budget"], **_given(i, "cost")))}
+    given = t.require("allocate")(i["scores"], i["budget"], **_given(i, "cost"))
+    try:
+        return {"keep": dict(given)}
+    except (TypeError, ValueError):
+        raise WrongForm(f"allocate must return a mask by the name of each matrix; got {_spoken(given)}") from None
 
 
 def masked(name: str) -> Call:
@@ -107,7 +111,7 @@ def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Weights and moments after one step."""
     options = {"learning_rate": i["learning_rate"], **_given(i, "weight_decay")}
     moved = t.require("adamw_step")(i["weights"], i["grads"], i["state"], **options)
-    weights, state = _pair("adamw_step", "(factors, state)", moved)
+    weights, state = pair_of("adamw_step", "(factors, state)", moved)
     return {"weights": _factors(weights), "state": state}
 
 
@@ -121,7 +125,7 @@ def train_step(t: Target, i: Inputs, lane: Lane) -> Outputs:
     """State and report after one step of Algorithm 1 on our own small network."""
     options = _convention(t, "train_step", lane)
     after = t.require("train_step")(i["state"], i["batch"], network(i), i["config"], **options)
-    state, report = _pair("train_step", "(state, report)", after)
+    state, report = pair_of("train_step", "(state, report)", after)
     return {"state": state, "report": report}
 
 
@@ -137,7 +141,7 @@ def _factors(value: Any) -> Factors:
         raise WrongForm(str(error)) from None
 
 
-def _pair(name: str, form: str, value: Any) -> tuple[Any, Any]:
+def pair_of(name: str, form: str, value: Any) -> tuple[Any, Any]:
     """The two things that a function returns."""
     if hasattr(value, "shape") or not isinstance(value, Iterable) or len(parts := tuple(value)) != 2:
         raise WrongForm(f"{name} must return {form}; got {_spoken(value)}")
@@ -158,7 +162,7 @@ def _given(inputs: Inputs, *names: str) -> dict[str, Any]:
 def _forward(t: Target, i: Inputs) -> tuple[Any, Any]:
     options = {"scale": i["scale"], **_given(i, "bias", "dropout_mask")}
     given = t.require("linear_forward")(i["x"], i["W"], i["factors"], **options)
-    return _pair("linear_forward", "(y, cache)", given)
+    return pair_of("linear_forward", "(y, cache)", given)
 
 
 def network(i: Inputs) -> MLP:

@@ -127,7 +127,7 @@ def _answer(stage: Stage, target: Target, lane: Lane, inputs: Inputs, seen: list
     """What the target returned, a copy of it on the host, and what is wrong with its form or with what it changed."""
     handed = target.hand_over(inputs)
     returned = target.answer(stage, handed, lane)
-    if wrong := _wrong_form(inputs, handed, returned, target) or _changed_before(target, seen):
+    if wrong := wrong_form(inputs, handed, returned, target) or _changed_before(target, seen):
         return returned, {}, wrong
     return returned, {name: on_host(value) for name, value in returned.items()}, ""
 
@@ -165,7 +165,7 @@ def absent(stage: Stage, target: Target, lane: Lane, inputs: Inputs) -> str:
     return target.lacks(stage, [option for option in stage.options if inputs[option] is not None])
 
 
-def _wrong_form(inputs: Inputs, handed: Inputs, outputs: Outputs, target: Target) -> str:
+def wrong_form(inputs: Inputs, handed: Inputs, outputs: Outputs, target: Target) -> str:
     """A change of the inputs, or results of another library than the inputs', in words."""
     after = dict(leaves(handed))
     for name, value in leaves(inputs):

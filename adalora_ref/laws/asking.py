@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from copy import copy
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from adalora_ref.array import FLOATING
+from adalora_ref.conformance.calls import WrongForm
 from adalora_ref.conformance.cases import Inputs
-from adalora_ref.conformance.checking import stage_named
+from adalora_ref.conformance.checking import stage_named, wrong_form
 from adalora_ref.conformance.expectations import Expectation, Undecided
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.stages import Stage
@@ -20,6 +21,7 @@ from adalora_ref.conformance.verdict import Divergence, Verdict, compare
 from adalora_ref.convention import SPEC, Convention
 from adalora_ref.factors import Factors
 from adalora_ref.laws.measured import Broken, within
+from adalora_ref.laws.wellformed import form_as_of_the_reference
 
 
 class Triple(NamedTuple):
@@ -51,15 +53,14 @@ class Answer:
 
     @cached_property
     def expected(self) -> Expectation:
-        """What the oracles say of this call, with bounds; a result of another form breaks every law."""
-        found = self.stage.expect(self.inputs, self.lane)
-        for path, want in found.items():
-            if path not in self.host:
-                raise Broken(f"{self.stage.name} must return {spoken(path)}; the results lack it")
-            if self.host[path].shape != want.high.shape:
-                shapes = want.high.shape, self.host[path].shape
-                raise Broken(f"{spoken(path)} of {self.stage.name} must have shape {shapes[0]}; got {shapes[1]}")
-        return found
+        """What the oracles say of this call, with bounds."""
+        return self.stage.expect(self.inputs, self.lane)
+
+    def with_bounds(self) -> Answer:
+        """The same answer, its numbers with their bounds."""
+        bounded = copy(self)
+        bounded.bounded = True
+        return bounded
 
     def __getitem__(self, name: str) -> Any:
         """A result as exact numbers with their bounds; also an attribute: ``answer.dx``."""
@@ -78,8 +79,6 @@ class Answer:
         """Where this answer leaves what the oracles say, if it does."""
         try:
             results = [compare(spoken(path), self.host[path], want) for path, want in self.expected.items()]
-        except Broken as error:
-            return str(error)
         except Undecided:
             return None
         failed = [(d, reason) for verdict, _, d, reason in results if verdict is Verdict.FAIL]
@@ -100,19 +99,55 @@ class Answer:
         return within(f"{spoken(path)} of {self.stage.name}", host, error)
 
 
+class Failed(NamedTuple):
+    """A call that gave no answer to work with: what was asked, and what is wrong.
+
+    *error* is what the target raised, if it did.
+    """
+
+    stage: Stage
+    inputs: Inputs
+    lane: Lane
+    message: str
+    error: BaseException | None = None
+
+    def departure(self) -> str:
+        """What is wrong with it."""
+        return self.message
+
+
+class Hung(BaseException):
+    """A call that took too long; no exception that Hypothesis shrinks, since each try would take as long."""
+
+
 class Asked:
     """An implementation that answers one case of a law; it keeps what it was asked.
 
-    Attributes
+    Parameters
     ----------
     bounded
         Whether answers carry their bounds. What is equal without them needs none, and they take most of the time.
+    before
+        What was asked in the same case without bounds: a call that is found there is not made again, so that it is
+        the answer that broke the law which is judged.
+    seconds
+        How long one call may take.
     """
 
-    def __init__(self, target: Target, dtype: str, *, bounded: bool = True, convention: Convention = SPEC) -> None:
-        self.target, self.bounded = target, bounded
+    def __init__(
+        self,
+        target: Target,
+        dtype: str,
+        *,
+        bounded: bool = True,
+        convention: Convention = SPEC,
+        before: Asked | None = None,
+        seconds: float = SECONDS,
+    ) -> None:
+        self.target, self.bounded, self.seconds = target, bounded, seconds
         self.lane = Lane(dtype, target.accumulation, convention)
-        self.answers: list[Answer] = []
+        self.calls: list[Answer | Failed] = []
+        self._before = before.calls if before else []
 
     def __call__(self, stage_name: str, inputs: Inputs, *, convention: Convention | None = None) -> Answer:
         """Call a stage with its complete inputs."""
@@ -122,25 +157,59 @@ class Asked:
         lacking = [o for o in stage.options if inputs.get(o) is not None and self.target.lacks_option(takes, o)]
         if lacking:
             raise CannotExpress(f"the target's {takes} takes no {' and no '.join(lacking)}")
-        answer: Answer = self.guarded(
-            stage_name,
-            lambda: Answer(
-                stage, inputs, lane, stage.call(self.target, self.target.hand_over(inputs), lane), bounded=self.bounded
-            ),
-        )
-        self.answers.append(answer)
-        return answer
+        known = self._known(stage, inputs, lane)
+        if known is not None:
+            self.calls.append(known)
+        else:
+            self.ask(stage, inputs, lane)
+        call = self.calls[-1]
+        if isinstance(call, Failed):
+            raise Broken(call.message) from call.error
+        return call
 
-    def guarded(self, name: str, call: Callable[[], Any]) -> Any:
-        """Run what belongs to the target; whatever it raises breaks the law."""
+    def ask(self, stage: Stage, inputs: Inputs, lane: Lane) -> Answer:
+        """Make one call and keep it; whatever the target raises, and an answer of the wrong form, breaks the law."""
+        keep = partial(Failed, stage, inputs, lane)
         try:
-            with time_limit(SECONDS):
-                return call()
-        except CannotExpress:
-            raise
-        except TargetError as error:
+            with time_limit(self.seconds):
+                handed = self.target.hand_over(inputs)
+                returned = stage.call(self.target, handed, lane)
+                answer = Answer(stage, inputs, lane, returned, bounded=self.bounded)
+                wrong = wrong_form(inputs, handed, dict(leaves(returned)), self.target)
+                wrong = wrong and f"{stage.name}: {wrong}"
+        except (CannotExpress, TargetError) as error:
             raise CannotExpress(str(error)) from None
         except OutOfTime:
-            raise Broken(f"{name} took longer than {SECONDS:g} s") from None
-        except (Exception, SystemExit) as error:  # whatever a target raises is a finding about it
-            raise Broken(f"{name} raised {type(error).__name__}: {error}") from error
+            failed = keep(f"{stage.name} took longer than {self.seconds:.3g} s")
+            self.calls.append(failed)
+            raise Hung(failed.message) from None
+        except WrongForm as error:
+            failed = keep(str(error))
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001  whatever a target raises is a finding
+            failed = keep(f"{stage.name} raised {type(error).__name__}: {error}".removesuffix(": "), error)
+        else:
+            if not wrong and not (wrong := form_as_of_the_reference(stage, inputs, lane, returned)):
+                self.calls.append(answer)
+                return answer
+            failed = keep(wrong)
+        self.calls.append(failed)
+        raise Broken(failed.message) from failed.error
+
+    def _known(self, stage: Stage, inputs: Inputs, lane: Lane) -> Answer | Failed | None:
+        """The call at this place of the pass before, if it was the same one."""
+        call = next(iter(self._before[len(self.calls) :]), None)
+        if call is None or (call.stage, call.lane) != (stage, lane) or not _alike(call.inputs, inputs):
+            return None
+        return call if isinstance(call, Failed) else call.with_bounds()
+
+
+def _alike(a: Inputs, b: Inputs) -> bool:
+    """Whether two calls were given the same numbers."""
+    these, those = list(leaves(a)), list(leaves(b))
+    return len(these) == len(those) and all(
+        p == q and (_bits(x) == _bits(y)) for (p, x), (q, y) in zip(these, those, strict=True)
+    )
+
+
+def _bits(value: Any) -> Any:
+    return (value.shape, value.dtype.name, value.tobytes()) if isinstance(value, np.ndarray) else value

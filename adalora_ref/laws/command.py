@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ import adalora_ref
 from adalora_ref.conformance.command import loaded
 from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.report import COLOURS, unwrapped
-from adalora_ref.conformance.target import Target, TargetError, spoken
-from adalora_ref.conformance.verdict import Divergence, Verdict
-from adalora_ref.laws import LAWS, law_named
-from adalora_ref.laws.asking import Answer
+from adalora_ref.conformance.target import Target, TargetError
+from adalora_ref.conformance.verdict import Verdict
+from adalora_ref.laws import LAWS, close_to
 from adalora_ref.laws.law import Law
-from adalora_ref.laws.machines import MACHINES, Machine, run_machine
-from adalora_ref.laws.reproduction import FOLDER, departing, keep, require_place, source, write_reproduction
-from adalora_ref.laws.running import Failure, Outcome, run_laws
+from adalora_ref.laws.machine_runs import MACHINES, Machine, run_machine
+from adalora_ref.laws.reproduction import FOLDER, keep, require_place, write_reproduction
+from adalora_ref.laws.running import Failure
+from adalora_ref.laws.searching import EXAMPLES, Outcome, run_law, run_laws
+from adalora_ref.laws.telling import calls_in_words, case_rows, indented
+
+EVERYTHING: dict[str, Law | Machine] = {law.name: law for law in LAWS} | {held.name: held for held in MACHINES}
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,8 @@ class Options:
 
     Attributes
     ----------
+    examples
+        Of each law, at most; None: `EXAMPLES`, or as many as there is time for.
     seconds
         In all; None: until every law has its examples.
     laws
@@ -43,7 +52,7 @@ class Options:
         Where reproductions are written.
     """
 
-    examples: int = 100
+    examples: int | None = None
     seed: int = 0
     seconds: float | None = None
     laws: tuple[str, ...] = ()
@@ -51,28 +60,58 @@ class Options:
     out: Path = FOLDER
 
     def __post_init__(self) -> None:
-        machines = [machine.name for machine in MACHINES]
+        if self.seconds is not None and not math.isfinite(self.seconds):
+            raise ValueError(f"the time must be a number of seconds; got {self.seconds}")
         for name in self.laws:
-            if name not in machines:
-                law_named(name)
+            if name not in EVERYTHING:
+                raise ValueError(f"there is no law {name!r}; {close_to(name, list(EVERYTHING))}")
         require_place(self.out)
+
+    @property
+    def reach(self) -> str:
+        """How many examples are tried, in words."""
+        if self.examples is None and self.seconds is not None:
+            return f"as many examples as {self.seconds:g} s allow"
+        return f"up to {self.examples or EXAMPLES} examples"
 
 
 def run(spec: str | None, options: Options, console: Console) -> int:
     """Run the laws against what *spec* names, by default the reference; return the exit status."""
-    name = spec or "adalora_ref"
-    target = Target(name, reference()) if name == "adalora_ref" else loaded(name)
-    laws = [law for law in LAWS if not options.laws or law.name in options.laws]
-    machines = [machine for machine in MACHINES if not options.laws or machine.name in options.laws]
-    everything: list[Law | Machine] = [*laws, *machines]
-    if not any(held.stages and not held.lacking(target) for held in everything):
-        raise TargetError(f"{name!r} has not the functions that any of the {len(laws)} laws needs")
-    outcomes = list(_with_progress(laws, machines, target, options, console))
-    show(name, outcomes, options, console)
-    for outcome in outcomes:
-        for line in _left_behind(outcome, name, options):
-            console.print(Text(line), soft_wrap=True)
-    return exit_status(outcomes)
+    name = "adalora_ref" if spec is None else spec
+    target = _target(name)
+    chosen = [held for held in EVERYTHING.values() if not options.laws or held.name in options.laws]
+    _require_any(name, chosen, target)
+    outcomes: list[Outcome] = []
+    stopped = False
+    try:
+        outcomes.extend(_with_progress(chosen, target, options, console))
+    except KeyboardInterrupt:
+        stopped = True
+    if not (stopped and not outcomes):
+        show(name, outcomes, options, console)
+    written = [_left_behind(outcome, name, options, console) for outcome in outcomes]
+    if stopped:
+        console.print(
+            Text(f"interrupted after {len(outcomes)} of {len(chosen)} laws; {sum(written)} reproductions written")
+        )
+    return INTERRUPTED if stopped else exit_status(outcomes)
+
+
+def _target(name: str) -> Target:
+    if name == "adalora_ref":
+        return Target(name, reference())
+    if name.startswith(("exec:", "trace:")):
+        raise TargetError(f"laws call functions; a program or a trace is for adalora-ref verify; got {name!r}")
+    return loaded(name)
+
+
+def _require_any(name: str, chosen: Sequence[Law | Machine], target: Target) -> None:
+    """Refuse a target on which nothing could run, and name the functions."""
+    if any(held.stages and not held.lacking(target) for held in chosen):
+        return
+    needed = list(dict.fromkeys(stage for held in chosen for stage in held.stages))
+    told = f"the {len(chosen)} laws need" if len(chosen) > 1 else f"{chosen[0].name} needs"
+    raise TargetError(f"{name!r} has not the functions that {told}: {', '.join(needed)}")
 
 
 def exit_status(outcomes: Sequence[Outcome]) -> int:
@@ -84,17 +123,23 @@ def exit_status(outcomes: Sequence[Outcome]) -> int:
 
 
 def _with_progress(
-    laws: Sequence[Law], machines: Sequence[Machine], target: Target, options: Options, console: Console
+    chosen: Sequence[Law | Machine], target: Target, options: Options, console: Console
 ) -> Iterator[Outcome]:
     """Pass outcomes on, with a progress bar on a terminal."""
-    found = run_laws(laws, target, examples=options.examples, seed=options.seed, seconds=options.seconds)
+    found = run_laws(
+        chosen, target, examples=options.examples, seed=options.seed, seconds=options.seconds, run=_run_either
+    )
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        names = [law.name for law in laws] + [machine.name for machine in machines]
+        names = [held.name for held in chosen]
         task = progress.add_task(names[0], total=len(names))
-        ran = (run_machine(machine, target, seed=options.seed) for machine in machines)
-        for outcome, following in zip(chain(found, ran), [*names[1:], "done"], strict=True):
+        for outcome, following in zip(found, [*names[1:], "done"], strict=True):
             progress.update(task, advance=1, description=following)
             yield outcome
+
+
+def _run_either(held: Law | Machine, target: Target, **options: Any) -> Outcome:
+    run_it = partial(run_law, held) if isinstance(held, Law) else partial(run_machine, held)
+    return run_it(target, **options)
 
 
 # WHAT IS SHOWN
@@ -104,7 +149,7 @@ def show(name: str, outcomes: Sequence[Outcome], options: Options, console: Cons
     """Print a row for each law that ran, what broke in full, what the target lacks, and the verdict."""
     console.print(
         f"adalora-ref {adalora_ref.__version__} · specification {adalora_ref.SPECIFICATION} · "
-        f"seed {options.seed} · up to {options.examples} examples"
+        f"seed {options.seed} · {options.reach}"
     )
     table = Table("law", "verdict", "examples", "what it says", box=None, pad_edge=False)
     for outcome in outcomes:
@@ -145,80 +190,64 @@ def _described(outcome: Outcome, console: Console) -> Iterator[Text]:
     """A law that broke: the smallest case as a table, every call with its result, and which call departs."""
     if outcome.verdict is Verdict.INCONCLUSIVE:
         yield Text(f"{outcome.law.name}: undecided, {outcome.reason}")
+    if outcome.verdict is not Verdict.FAIL:
+        return
     failure = outcome.failure
     if failure is None:
-        if outcome.verdict is Verdict.FAIL:
-            yield Text(f"\n{outcome.law.name}: broken", style="bold red")
-            yield Text("  " + outcome.reason.replace("\n", "\n  "))
+        yield Text(f"\n{outcome.law.name}: broken", style="bold red")
+        yield Text(f"  broken   {indented(outcome.reason)}")
         return
     yield Text(f"\n{outcome.law.name}: broken, smallest case found, in {failure.dtype}", style="bold red")
     yield Text(f"  law      {outcome.law.says}")
-    yield Text(f"  broken   {failure.message}")
+    yield Text(f"  broken   {indented(failure.message)}")
+    yield from _case(failure, console)
+    yield from (Text(f"  {line}") for line in calls_in_words(failure))
+
+
+def _case(failure: Failure, console: Console) -> Iterator[Any]:
+    """The case as a table; of a machine, the rules that it ran."""
+    if failure.case is None:
+        yield Text("  rules")
+        yield from (Text(f"    {line}") for line in failure.steps.splitlines())
+        return
     table = Table("  given", "", box=None, pad_edge=False, show_header=False)
     for name, value in failure.case.items():
-        for path, text in _rows(name, value):
-            table.add_row(Text(f"  {path}"), Text(text))
+        for path, text in case_rows(name, value):
+            table.add_row(Text(f"    {path}"), Text(text))
     yield Text("  case")
     yield unwrapped(table, console)
-    yield Text("  calls")
-    for answer in failure.answers[:MOST_CALLS]:
-        yield Text(f"    {answer.stage.name} → {_results(answer)}")
-    if len(failure.answers) > MOST_CALLS:
-        yield Text(f"    and {len(failure.answers) - MOST_CALLS} more")
-    departs = departing(failure)
-    if departs is not None and (where := departs.departure()) is not None:
-        yield Text(f"  departs  {departs.stage.name}, {_where(where)}")
 
 
-MOST_CALLS = 12
-
-
-def _rows(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """One row for each array or number of an argument, spelled so that it can be typed in again."""
-    if hasattr(value, "s") and hasattr(value, "B"):
-        for part in "BsA":
-            yield f"  {name}.{part}", _short(getattr(value, part))
-    elif isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _rows(f"{name}[{key}]", item)
-    elif hasattr(value, "_fields"):
-        for key in value._fields:
-            yield from _rows(f"{name}.{key}", getattr(value, key))
-    else:
-        yield f"  {name}", _short(value)
-
-
-def _short(value: Any) -> str:
-    return str(value.tolist()) if hasattr(value, "tolist") else source(value)
-
-
-def _results(answer: Answer) -> str:
-    return ", ".join(f"{spoken(path)} = {a.tolist()}" for path, a in answer.host.items())
-
-
-def _where(where: Divergence | str) -> str:
-    if isinstance(where, str):
-        return where
-    bound = f"{where.bound:.3g}" if where.bound else "0, since nothing rounds here"
-    return f"{where.where}: got {where.got!r}, expected {where.expected!r}, bound {bound}"
-
-
-def _left_behind(outcome: Outcome, name: str, options: Options) -> Iterator[str]:
-    """Write what stays of a law that broke, and say where."""
-    failure: Failure | None = outcome.failure
+def _left_behind(outcome: Outcome, name: str, options: Options, console: Console) -> bool:
+    """Write what stays of a law that broke, and say where; whether anything was written."""
+    failure = outcome.failure
     if failure is None:
-        return
-    path = write_reproduction(outcome, name, options.out)
-    yield f"\n{outcome.law.name}: shown again by  python {path.as_posix()}"
-    if failure.blob:
-        yield f"  in a test of your own:  {failure.blob}"
-    answer = departing(failure)
-    if options.keep and answer is not None:
-        yield f"  {_kept(answer, outcome.law.name, options.out / 'vectors')}"
+        return False
 
+    def tell(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
 
-def _kept(answer: Answer, law: str, folder: Path) -> str:
+    if failure.case is None and not failure.blob:
+        tell(f"\n{outcome.law.name}: no reproduction, since a run that took too long is not made smaller")
+        return False
     try:
-        return f"kept as {keep(answer, law, folder).as_posix()}"
-    except ValueError as error:
+        path = write_reproduction(outcome, name, options.out)
+    except OSError as error:
+        tell(f"\n{outcome.law.name}: the reproduction could not be written: {error}")
+        return False
+    tell(f"\n{outcome.law.name}: shown again by  python {path.as_posix()}")
+    if failure.blob and failure.case is not None:
+        tell(f'  in a test of your own:  {failure.blob[1:]}(law_tests(…)["test_{outcome.law.name}"])')
+    if options.keep:
+        tell(f"  {_kept(outcome, options.out / 'vectors')}")
+    return True
+
+
+def _kept(outcome: Outcome, folder: Path) -> str:
+    call = outcome.failure.departing() if outcome.failure and outcome.failure.case is not None else None
+    if call is None:
+        return "not kept: what breaks a machine is a run of calls, which the reproduction repeats"
+    try:
+        return f"kept as {keep(call, outcome.law.name, folder).as_posix()}"
+    except (ValueError, OSError) as error:
         return f"not kept: {error}"

@@ -5,32 +5,34 @@ Both are factories: they return a class for ``run_state_machine_as_test(machine)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import unittest
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
-import hypothesis
 import numpy as np
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky
+from hypothesis.errors import HypothesisException
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from adalora_ref import strategies
 from adalora_ref.budget import allocates_at, budget_at
-from adalora_ref.conformance.target import Target, leaves, on_host
-from adalora_ref.conformance.verdict import Verdict
+from adalora_ref.conformance.calls import Call, Outputs, pair_of
+from adalora_ref.conformance.cases import Inputs
+from adalora_ref.conformance.checking import stage_named
+from adalora_ref.conformance.expectations import Expectation, Undecided
+from adalora_ref.conformance.target import Lane, Target, leaves, on_host
 from adalora_ref.factors import Factors, map_factors
 from adalora_ref.importance import Importance, init_importance
-from adalora_ref.laws.asking import Asked
+from adalora_ref.laws.asking import Answer, Asked, Hung
 from adalora_ref.laws.measured import Broken, Numbers, demand, equal, exact, same
-from adalora_ref.laws.running import LAX, LEAST, Outcome, as_target
+from adalora_ref.laws.running import Failure, Watch, as_target
 from adalora_ref.laws.runs import state_of, through_a_file
 from adalora_ref.records import Config, TrainState
 from adalora_ref.training import init_state
@@ -84,14 +86,40 @@ def check_compressed(it: Asked, masks: dict[str, Any], factors: dict[str, Factor
         equal(f"ΔW of {name}, masked", a, "compressed", b)
 
 
-class _AllocatorMachine(RuleBasedStateMachine):
-    """The state of a run of the allocator: schedule, step, weights, averages, masks."""
+class _Machine(RuleBasedStateMachine):
+    """What both machines ask: an implementation, whose latest calls are kept."""
 
     target: Target
+    watch: Watch
+
+    def ask(self) -> Asked:
+        """Ask the implementation from here on."""
+        asked = Asked(self.target, "float64", seconds=self.watch.seconds())
+        self.watch.calls = asked.calls
+        return asked
+
+    def teardown(self) -> None:
+        """See how the run ended: it held, or broke, or Hypothesis stopped it."""
+        error = sys.exc_info()[1]
+        if error is None:
+            self.watch.hold()
+        elif isinstance(error, Hung) or (isinstance(error, Exception) and not isinstance(error, HypothesisException)):
+            self.watch.failure = Failure("float64", None, tuple(self.watch.calls), what_broke(error))
+
+
+def what_broke(error: BaseException) -> str:
+    """What broke, in words; anything else that is raised is what the machine could not go on with."""
+    named = isinstance(error, Broken | Hung)
+    return str(error) if named else f"the answers are none to go on with: {type(error).__name__}: {error}"
+
+
+class _AllocatorMachine(_Machine):
+    """The state of a run of the allocator: schedule, step, weights, averages, masks."""
 
     @initialize(script=strategies.scripts(shapes=SHAPES))
     def start(self, script: dict[str, Any]) -> None:
         """Begin a schedule; every triplet is kept."""
+        self.watch.require_time()
         self.schedule, self.weights, self.step, self.pruned = script["schedule"], script["weights"], 0, False
         self.importance = {n: init_importance(f) for n, f in self.weights.items()}
         self.masks = {n: np.ones(f.s.shape, dtype=bool) for n, f in self.weights.items()}
@@ -101,7 +129,7 @@ class _AllocatorMachine(RuleBasedStateMachine):
     @rule(kind=kinds, data=st.data())
     def update(self, kind: str, data: Any) -> None:
         """One step: averages until T − t_f, an allocation where one is due, the mask, and a move of the weights."""
-        it, grads = Asked(self.target, "float64"), data.draw(gradients(kind, self.weights), label="gradients")
+        it, grads = self.ask(), data.draw(gradients(kind, self.weights), label="gradients")
         if self.step < self.schedule.end_of_pruning:
             for name, held in self.importance.items():
                 given = {"state": held, "weights": self.weights[name], "grads": grads[name]}
@@ -142,7 +170,7 @@ class _AllocatorMachine(RuleBasedStateMachine):
     @rule()
     def compress(self) -> None:
         """At a given scale, compressed factors are the masked layer."""
-        check_compressed(Asked(self.target, "float64"), self.masks, self.weights)
+        check_compressed(self.ask(), self.masks, self.weights)
 
     @invariant()
     def the_budget_is_kept(self) -> None:
@@ -166,16 +194,37 @@ class _AllocatorMachine(RuleBasedStateMachine):
     @invariant()
     def scores_are_of_the_averages(self) -> None:
         """Scores are what the averages say."""
-        check_scores(Asked(self.target, "float64"), self.importance)
+        check_scores(self.ask(), self.importance)
 
 
 def allocator_machine(implementation: Any) -> type[RuleBasedStateMachine]:
     """A machine over the functions of an allocator: updates, odd gradients, skipped steps, save and load, compress.
 
-    It needs update_importance, triplet_scores, allocate, prune, compress and increment, and asks budget_at and
-    allocates_at where the implementation has them.
+    It needs update_importance, triplet_scores, allocate and prune, and asks budget_at, allocates_at, compress and
+    increment where the implementation has them. Its `TestCase` is skipped where one that it needs is lacking.
     """
-    return type("AllocatorMachine", (_AllocatorMachine,), {"target": as_target(implementation)})
+    return _made(_AllocatorMachine, "AllocatorMachine", implementation, ALLOCATOR)
+
+
+def _made(
+    machine: type[_Machine], name: str, implementation: Any, stages: tuple[str, ...]
+) -> type[RuleBasedStateMachine]:
+    """The machine for an implementation; where it lacks one of the stages, its tests are skipped with the reason."""
+    target = as_target(implementation)
+    held: dict[str, Any] = {"target": target, "watch": Watch()}
+    if lacking := lacking_stages(target, stages):
+        skip = unittest.skip(lacking)
+        held["TestCase"] = skip(type(f"{name}Test", (unittest.TestCase,), {"runTest": lambda _: None}))
+    return type(name, (machine,), held)
+
+
+def lacking_stages(target: Target, stages: tuple[str, ...]) -> str:
+    """Which of the stages the target lacks, in words, or nothing."""
+    missing = [name for name in stages if not _has(target, name)]
+    return f"the target has no {' and no '.join(missing)}" if missing else ""
+
+
+ALLOCATOR = ("update_importance", "triplet_scores", "allocate", "prune")
 
 
 def _has(target: Target, name: str) -> bool:
@@ -215,14 +264,18 @@ class Scripted:
         return grads
 
 
-class _TrainingMachine(RuleBasedStateMachine):
-    """The state of a training run on a scripted network, and its last report."""
+def _no_oracle(_inputs: Inputs, _lane: Lane) -> Expectation:
+    """The oracles know networks of layers alone."""
+    raise Undecided("no oracle knows the scripted network")
 
-    target: Target
+
+class _TrainingMachine(_Machine):
+    """The state of a training run on a scripted network, and its last report."""
 
     @initialize(script=strategies.scripts(shapes=SHAPES))
     def start(self, script: dict[str, Any]) -> None:
         """Begin a schedule with the factors of the script."""
+        self.watch.require_time()
         rank = next(iter(script["weights"].values())).s.shape[0]
         self.frozen = {name: np.full(shape, 0.5) for name, shape in SHAPES.items()}
         self.network = Scripted(self.target.hand_over(self.frozen), script["weights"])
@@ -246,28 +299,29 @@ class _TrainingMachine(RuleBasedStateMachine):
         demand(state.step == step + 1, f"the step after {step} must be {step + 1}; got {state.step}")
 
     def _step(self, grads: dict[str, Factors]) -> tuple[TrainState, Any]:
+        answer = self._asked(grads, self._call)
+        return state_of(answer.host, self.state), answer.returned["report"]
+
+    def _asked(self, grads: dict[str, Factors], call: Call) -> Answer:
         flat = np.concatenate([a.reshape(-1) for held in grads.values() for a in held])
-        it, batch = Asked(self.target, "float64"), [(np.ones(1), flat)]
-        handed = self.target.hand_over({"state": self.state, "batch": batch})
-        function = self.target.require("train_step")
-        state, report = it.guarded(
-            "train_step", lambda: function(handed["state"], handed["batch"], self.network, self.config)
-        )
-        host = {path: on_host(a) for path, a in leaves({"state": state})}
-        return state_of(host, self.state), report
+        it, given = self.ask(), {"state": self.state, "batch": [(np.ones(1), flat)]}
+        return it.ask(stage_named("train_step")._replace(call=call, expect=_no_oracle), given, it.lane)
+
+    def _call(self, target: Target, inputs: Inputs, _: Lane) -> Outputs:
+        after = target.require("train_step")(inputs["state"], inputs["batch"], self.network, self.config)
+        state, report = pair_of("train_step", "(state, report)", after)
+        return {"state": state, "report": report}
+
+    def _call_to_be_refused(self, target: Target, inputs: Inputs, lane: Lane) -> Outputs:
+        with suppress(ArithmeticError, ValueError, RuntimeError):
+            self._call(target, inputs, lane)
+        return {}
 
     @rule()
     def skip(self) -> None:
         """A gradient that is not finite is refused, or its result thrown away; the state is what it was."""
         nan = {n: map_factors(lambda a: np.full_like(a, np.nan), f) for n, f in self.state.factors.items()}
-        flat = np.concatenate([a.reshape(-1) for held in nan.values() for a in held])
-        handed = self.target.hand_over({"state": self.state, "batch": [(np.ones(1), flat)]})
-        before = [(path, on_host(a).tobytes()) for path, a in leaves(handed["state"])]
-        with suppress(ArithmeticError, ValueError, RuntimeError):
-            self.target.require("train_step")(handed["state"], handed["batch"], self.network, self.config)
-        after = [(path, on_host(a).tobytes()) for path, a in leaves(handed["state"])]
-        changed = [path for (path, a), (_, b) in zip(before, after, strict=True) if a != b]
-        demand(not changed, f"a step must not change the state that it was given; it changed {changed}")
+        self._asked(nan, self._call_to_be_refused)
 
     @rule()
     def save_and_load(self) -> None:
@@ -278,7 +332,7 @@ class _TrainingMachine(RuleBasedStateMachine):
     @rule()
     def compress(self) -> None:
         """At a given scale, compressed factors are the masked layer."""
-        check_compressed(Asked(self.target, "float64"), self.state.masks, self.state.factors)
+        check_compressed(self.ask(), self.state.masks, self.state.factors)
 
     @invariant()
     def the_budget_is_kept(self) -> None:
@@ -310,57 +364,12 @@ class _TrainingMachine(RuleBasedStateMachine):
     @invariant()
     def scores_are_of_the_averages(self) -> None:
         """Scores are what the averages say."""
-        check_scores(Asked(self.target, "float64"), self.state.importance)
+        check_scores(self.ask(), self.state.importance)
 
 
 def training_machine(implementation: Any) -> type[RuleBasedStateMachine]:
-    """A machine over train_step: steps with ordinary and odd gradients, skipped steps, save and load, compress."""
-    return type("TrainingMachine", (_TrainingMachine,), {"target": as_target(implementation)})
+    """A machine over train_step: steps with ordinary and odd gradients, skipped steps, save and load, compress.
 
-
-# FOR THE COMMAND
-
-
-class Machine(NamedTuple):
-    """A machine as the command runs it, beside the laws."""
-
-    factory: Callable[[Any], type[RuleBasedStateMachine]]
-    says: str
-    stages: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The name of the factory."""
-        return self.factory.__name__
-
-    def lacking(self, target: Target) -> str:
-        """What the target lacks for this machine, or nothing."""
-        missing = [name for name in self.stages if not _has(target, name)]
-        return f"the target has no {' and no '.join(missing)}" if missing else ""
-
-
-MACHINES = (
-    Machine(
-        allocator_machine,
-        "Updates, odd gradients, skips, saving and compressing, in any order, keep budget, mask, shapes and scores.",
-        ("update_importance", "triplet_scores", "allocate", "prune"),
-    ),
-    Machine(
-        training_machine,
-        "Steps, odd gradients, refused ones, saving and compressing, in any order, keep W, budget, mask and scores.",
-        ("train_step",),
-    ),
-)
-
-
-def run_machine(machine: Machine, target: Target, *, seed: int) -> Outcome:
-    """Run a machine `LEAST` times, fifteen rules each."""
-    if lacking := machine.lacking(target):
-        return Outcome(machine, Verdict.NOT_RUN, 0, reason=lacking)
-    settings = hypothesis.settings(**LAX, max_examples=LEAST, stateful_step_count=15, derandomize=False)
-    try:
-        run_state_machine_as_test(hypothesis.seed(seed)(machine.factory(target)), settings=settings)
-    except (Broken, Flaky) as error:
-        steps = "\n".join(getattr(error, "__notes__", ()))
-        return Outcome(machine, Verdict.FAIL, 0, reason=f"{error}\n{steps}")
-    return Outcome(machine, Verdict.PASS, LEAST)
+    Its `TestCase` is skipped where the implementation has no train_step.
+    """
+    return _made(_TrainingMachine, "TrainingMachine", implementation, ("train_step",))

@@ -7,6 +7,7 @@ of answers are formed here in exact arithmetic and carry the bounds along: no la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
@@ -21,7 +22,15 @@ Numbers: TypeAlias = Any
 
 
 class Broken(AssertionError):
-    """A law that does not hold; the message names both sides."""
+    """A law that does not hold; the message names both sides.
+
+    Attributes
+    ----------
+    apart
+        How far apart the sides lie, over the larger of them; infinite where they are no numbers.
+    """
+
+    apart: float = math.inf
 
 
 class Measured:
@@ -102,14 +111,14 @@ def equal(left_name: str, left: Any, right_name: str, right: Any) -> None:
     """Demand left = right, up to what their bounds add up to."""
     for place, a, b in _pairs(left_name, left, right_name, right):
         if abs(a.value - b.value) > a.slack + b.slack:
-            raise Broken(_both(left_name, a, "=", right_name, b, place))
+            raise _broken(left_name, a, "=", right_name, b, place)
 
 
 def at_least(left_name: str, left: Any, right_name: str, right: Any) -> None:
     """Demand left ≥ right, up to what their bounds add up to."""
     for place, a, b in _pairs(left_name, left, right_name, right):
         if a.value + a.slack + b.slack < b.value:
-            raise Broken(_both(left_name, a, "≥", right_name, b, place))
+            raise _broken(left_name, a, "≥", right_name, b, place)
 
 
 def same(left_name: str, left: Any, right_name: str, right: Any) -> None:
@@ -155,11 +164,15 @@ def _pairs(left_name: str, left: Any, right_name: str, right: Any) -> Iterator[t
         yield place, measured(a[place]), measured(b[place])
 
 
-def _both(left_name: str, a: Measured, relation: str, right_name: str, b: Measured, place: tuple[int, ...]) -> str:
+def _broken(left_name: str, a: Measured, relation: str, right_name: str, b: Measured, place: tuple[int, ...]) -> Broken:
     where = f"[{', '.join(map(str, place))}]" if place else ""
-    slack = a.slack + b.slack
+    slack, apart, largest = a.slack + b.slack, abs(a.value - b.value), max(abs(a.value), abs(b.value))
     bound = f"up to {float(slack):.1e}, what their bounds add up to" if slack else "exactly, since nothing rounds here"
-    return (
+    close = slack or float(a.value) == float(b.value)
+    error = Broken(
         f"{left_name} {relation} {right_name} must hold {bound}; "
         f"got ({left_name}){where} = {float(a.value)!r} and ({right_name}){where} = {float(b.value)!r}"
+        + (f", which lie {float(apart):.1e} apart" if close else "")
     )
+    error.apart = float(apart / largest) if largest else 0.0
+    return error

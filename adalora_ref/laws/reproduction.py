@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from adalora_ref.array import HALF
 from adalora_ref.conformance.suite_writing import ACCUMULATION, add_case
-from adalora_ref.laws.asking import Answer
-from adalora_ref.laws.running import Failure, Outcome
+from adalora_ref.laws.asking import Answer, Failed
+from adalora_ref.laws.literal import source
+from adalora_ref.laws.running import Failure
+from adalora_ref.laws.searching import Outcome
 
 FOLDER = Path("adalora-ref-laws")
 """In the current directory, a folder for each law that broke."""
@@ -27,58 +25,51 @@ Run it where the target can be imported: python {path} [TARGET]
 """
 
 import sys
+import traceback
 
 from numpy import array, bool_, float32, float64  # noqa: F401
 
 from adalora_ref import *  # noqa: F403
-from adalora_ref.conformance.target import load_target
-from adalora_ref.laws import Broken, check, law_named
+from adalora_ref.conformance.target import TargetError, load_target
+from adalora_ref.laws import Broken, {imports}
 
-CASE = {case}
+{case}
 
-law, target = law_named("{law}"), load_target(sys.argv[1] if len(sys.argv) > 1 else "{target}")
 try:
-    check(law, target, "{dtype}", CASE)
+    target = load_target(sys.argv[1] if len(sys.argv) > 1 else "{target}")
+    {check}
+except TargetError as error:
+    sys.exit(f"Error: {{error}}")
 except Broken as error:
+    if error.__cause__:
+        traceback.print_exception(error.__cause__)
     sys.exit(f"{law} is broken: {{error}}")
 print("{law} holds")
 '''
 
 
-def source(value: Any) -> str:
-    """*value* as Python: arrays, records and what is made of them; every number exactly."""
-    if isinstance(value, np.ndarray):
-        shaped = f".reshape({value.shape})" if value.size == 0 or value.ndim != 1 else ""
-        numbers = value.astype(np.float64) if value.dtype.name == "bfloat16" else value
-        flat = numbers.reshape(-1).tolist() if shaped else numbers.tolist()
-        return f'array({flat}, dtype="{value.dtype.name}"){shaped}'
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: getattr(value, field.name) for field in fields(value)}
-        return _called(type(value).__name__, parts)
-    if hasattr(value, "_asdict"):
-        return _called(type(value).__name__, value._asdict())
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {source(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        inside = ", ".join(map(source, value)) + ("," if isinstance(value, tuple) and len(value) == 1 else "")
-        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
-    return repr(value)
-
-
-def _called(name: str, parts: dict[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={source(item)}' for key, item in parts.items())})"
-
-
 def script(outcome: Outcome, failure: Failure, target: str, path: Path) -> str:
     """The text of ``repro.py``."""
-    case = ",\n".join(f"    {name!r}: {source(value)}" for name, value in failure.case.items())
+    name = str(outcome.law.name)
+    if failure.case is None:
+        imports, case, check = (
+            "check_run",
+            f"RUN = {failure.blob.removeprefix('@reproduce_failure')}",
+            "check_run({}, target, RUN)",
+        )
+        case += "".join(f"\n#   {line}" for line in ["", "Its rules:", *failure.steps.splitlines()])
+    else:
+        items = ",\n".join(f"    {key!r}: {source(value)}" for key, value in failure.case.items())
+        imports, case = "check, law_named", f"CASE = {{\n{items},\n}}"
+        check = f'check(law_named({{}}), target, "{failure.dtype}", CASE)'
     return SCRIPT.format(
-        law=outcome.law.name,
+        law=name,
         says=outcome.law.says,
         target=target,
         path=path.as_posix(),
-        dtype=failure.dtype,
-        case=f"{{\n{case},\n}}",
+        imports=imports,
+        case=case,
+        check=check.format(f'"{name}"'),
     )
 
 
@@ -91,7 +82,7 @@ def write_reproduction(outcome: Outcome, target: str, folder: Path = FOLDER) -> 
     return path
 
 
-def keep(answer: Answer, law: str, folder: Path) -> Path:
+def keep(answer: Answer | Failed, law: str, folder: Path) -> Path:
     """Add the call that departs to a suite of golden vectors, ``<folder>/<convention>``; return the path of the case.
 
     ``adalora-ref vectors check`` takes such a suite. Numbers are never given twice:
@@ -127,12 +118,6 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "adamw_step": ("weights", "grads", "state", "learning_rate", "weight_decay"),
 }
 """What a stage takes; a law's case has more, such as an order or a direction."""
-
-
-def departing(failure: Failure) -> Answer | None:
-    """The first call whose answer lies beyond its bound, else the first call; a law holds where all are within."""
-    beyond = [answer for answer in failure.answers if answer.departure() is not None]
-    return next(iter([*beyond, *failure.answers]), None)
 
 
 def require_place(folder: Path) -> None:

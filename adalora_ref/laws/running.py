@@ -1,83 +1,159 @@
-"""Running laws by Hypothesis: as tests of one's own suite, and for the command, within a total of time."""
+"""Running laws by Hypothesis: one case, or as tests of one's own suite."""
 
 from __future__ import annotations
 
+import math
 import time
 import unittest
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import hypothesis
-from hypothesis import HealthCheck, Phase
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
-from hypothesis.errors import Flaky, Unsatisfiable
+from hypothesis.errors import HypothesisException
 
+from adalora_ref.conformance.bounds import ARITHMETIC
 from adalora_ref.conformance.expectations import Undecided
+from adalora_ref.conformance.limits import SECONDS
 from adalora_ref.conformance.target import CannotExpress, Target
-from adalora_ref.conformance.verdict import Verdict
-from adalora_ref.laws.asking import Answer, Asked
+from adalora_ref.conformance.verdict import Divergence
+from adalora_ref.laws.asking import Answer, Asked, Failed, Hung
 from adalora_ref.laws.law import Law
 from adalora_ref.laws.measured import Broken
-
-LEAST = 25
-"""Examples that every law gets, whatever the time."""
+from adalora_ref.laws.telling import calls_in_words
 
 LAX: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "report_multiple_bugs": False}
 
 PROFILES: dict[str, hypothesis.settings] = {
-    "quick": hypothesis.settings(max_examples=8, derandomize=True, **LAX),
-    "long": hypothesis.settings(max_examples=5000, derandomize=False, **LAX),
+    "quick": hypothesis.settings(max_examples=8, stateful_step_count=15, derandomize=True, **LAX),
+    "long": hypothesis.settings(max_examples=5000, stateful_step_count=30, derandomize=False, **LAX),
 }
 """Two ways to run laws: the same few cases every time, and many new ones."""
 
 
 class Failure(NamedTuple):
-    """The smallest case that was found to break a law: its dtype, the case, what was asked, and the message."""
+    """The smallest case that was found to break a law: its dtype, the case, what was asked, and the message.
+
+    A machine has no case but *steps*, the rules that it ran; *blob* is what `reproduce_failure` takes.
+    """
 
     dtype: str
     case: Any
-    answers: tuple[Answer, ...]
+    calls: tuple[Answer | Failed, ...]
     message: str
     blob: str = ""
+    steps: str = ""
 
-
-class Outcome(NamedTuple):
-    """What became of one law, or machine: how many cases held, the smallest that broke it, or why it did not run."""
-
-    law: Any
-    verdict: Verdict
-    examples: int
-    failure: Failure | None = None
-    reason: str = ""
+    def departing(self) -> Answer | Failed | None:
+        """The first call whose answer lies beyond its bound, else the first call; a law holds where all are within."""
+        beyond = [call for call in self.calls if call.departure() is not None]
+        return next(iter([*beyond, *self.calls]), None)
 
 
 @dataclass
 class Watch:
-    """What happens while a law runs."""
+    """What happens while a law runs.
+
+    Attributes
+    ----------
+    examples
+        How many cases held before the first that did not.
+    failure
+        The smallest case so far that did not.
+    calls
+        What a machine asked last.
+    end
+        When the total of time is up, by `time.monotonic`.
+    """
 
     examples: int = 0
     failure: Failure | None = None
+    calls: list[Answer | Failed] = field(default_factory=list)
+    end: float = math.inf
+
+    def seconds(self) -> float:
+        """How long a call may take: a minute, or what is left of the total, but a second in any case."""
+        return min(SECONDS, max(1.0, self.end - time.monotonic()))
+
+    def hold(self) -> None:
+        """Count a case that held; those that are tried while a failure is made smaller are no search."""
+        self.examples += self.failure is None
+
+    def require_time(self) -> None:
+        """End what makes a failure smaller once the total of time is up."""
+        if self.failure is not None and time.monotonic() > self.end:
+            raise Hung("the time is up; the case may not be the smallest")
 
 
 def check(law: Law, target: Target, dtype: str, case: Any) -> None:
     """Hold one case against a law; raise `Broken`, with both sides, if it does not hold."""
-    _held(law, target, dtype, case, Watch())
+    try:
+        _held(law, target, dtype, case, Watch())
+    except Hung as error:
+        raise Broken(str(error)) from None
 
 
 def _held(law: Law, target: Target, dtype: str, case: Any, watch: Watch) -> None:
-    """Ask first without bounds, since what is equal needs none; then with them."""
-    for bounded in (False, True):
-        asked = Asked(target, dtype, bounded=bounded)
+    """Ask first without bounds, since what is equal needs none; then judge the same answers with them."""
+    asked = Asked(target, dtype, bounded=False, seconds=watch.seconds())
+    try:
         try:
-            law.holds(asked, case)
-        except Broken as error:
-            if bounded:
-                watch.failure = Failure(dtype, case, tuple(asked.answers), str(error))
-                raise
-        else:
-            break
-    watch.examples += 1
+            _judge(law, asked, case)
+        except Broken:
+            asked = Asked(target, dtype, before=asked, seconds=watch.seconds())
+            _judge(law, asked, case)
+    except (Broken, Hung) as error:
+        if isinstance(error, Broken) and _is_rounding(error, asked):
+            raise Undecided(
+                "the sides agree as far as the dtype can tell; a call departs, whose bound is no measure"
+            ) from None
+        watch.failure = Failure(dtype, case, tuple(asked.calls), str(error))
+        raise
+    watch.hold()
+
+
+def _judge(law: Law, asked: Asked, case: Any) -> None:
+    """What a law cannot work with breaks it, where an answer departs; else it is a mistake of the law."""
+    try:
+        law.holds(asked, case)
+    except (Broken, Undecided, CannotExpress, HypothesisException):
+        raise
+    except Exception as error:
+        if any(call.departure() is not None for call in asked.calls):
+            raise Broken(f"the answers are none to work with: {type(error).__name__}: {error}") from error
+        raise
+
+
+ROUNDINGS = 8
+"""Sides that lie this many unit roundoffs apart agree, as far as the dtype can tell."""
+
+
+def _is_rounding(error: Broken, asked: Asked) -> bool:
+    """Whether the sides agree to working precision while a call lies far beyond that from what its oracle says.
+
+    Its bound is derived for the right answer, which may be smaller by far than what it returned.
+    """
+    limit = ROUNDINGS * ARITHMETIC[asked.lane.dtype].unit
+    return error.apart <= limit and any(_is_far(call.departure(), limit) for call in asked.calls)
+
+
+def _is_far(departure: Divergence | str | None, limit: float) -> bool:
+    if not isinstance(departure, Divergence):
+        return False
+    got, expected = departure.got, departure.expected
+    return abs(got - expected) > limit * max(abs(got), abs(expected))
+
+
+class _Told:
+    """What is said of a failure in a test, put into words for the last, smallest case alone."""
+
+    def __init__(self, failure: Failure) -> None:
+        self._failure = failure
+
+    def __repr__(self) -> str:
+        return "\n".join(calls_in_words(self._failure))
 
 
 def law_test(law: Law, target: Target, watch: Watch | None = None) -> Callable[[], None]:
@@ -85,20 +161,29 @@ def law_test(law: Law, target: Target, watch: Watch | None = None) -> Callable[[
     held = Watch() if watch is None else watch
 
     def test(drawn: tuple[str, Any]) -> None:
+        held.require_time()
         try:
             _held(law, target, *drawn, held)
         except (Undecided, CannotExpress):
             hypothesis.reject()
+        except Broken:
+            if held.failure is not None:
+                hypothesis.note(_Told(held.failure))
+            raise
 
-    # The database of examples tells tests apart by name.
-    test.__name__ = test.__qualname__ = f"test_{law.name}"
-    test.__doc__ = law.says
+    _name(test, law)
     for example in law.examples:
         test = hypothesis.example(example)(test)
     dtypes = st.sampled_from(target.usable_dtypes)
     drawn = dtypes.flatmap(lambda dtype: st.tuples(st.just(dtype), law.cases(dtype)))
     given: Callable[[], None] = hypothesis.given(drawn)(test)
     return given
+
+
+def _name(test: Callable[..., None], law: Law) -> None:
+    """The database of examples tells tests apart by name."""
+    test.__name__ = test.__qualname__ = f"test_{law.name}"
+    test.__doc__ = law.says
 
 
 def law_tests(implementation: Any, laws: Sequence[Law] | None = None) -> dict[str, Callable[[], None]]:
@@ -124,15 +209,17 @@ def law_tests(implementation: Any, laws: Sequence[Law] | None = None) -> dict[st
 
 
 def _or_skip(law: Law, target: Target) -> Callable[[], None]:
+    """A law whose stages are lacking is a Hypothesis test too, so that settings and seeds can be put on it."""
     lacking = law.lacking(target)
     if not lacking:
         return law_test(law, target)
 
-    def test() -> None:
+    def test(_: None) -> None:
         raise unittest.SkipTest(lacking)
 
-    test.__doc__ = law.says
-    return test
+    _name(test, law)
+    given: Callable[[], None] = hypothesis.given(st.none())(test)
+    return given
 
 
 def as_target(implementation: Any) -> Target:
@@ -141,79 +228,3 @@ def as_target(implementation: Any) -> Target:
         return implementation
     name = str(getattr(implementation, "__name__", type(implementation).__name__))
     return Target(name, implementation() if isinstance(implementation, type) else implementation)
-
-
-# WITHIN A TOTAL OF TIME
-
-
-def run_laws(
-    laws: Sequence[Law], target: Target, *, examples: int, seed: int, seconds: float | None = None
-) -> Iterator[Outcome]:
-    """Yield what becomes of each law, in order.
-
-    Parameters
-    ----------
-    examples
-        How many cases of each law at most, but at least `LEAST`.
-    seconds
-        In all. A law gets its share of what is left, and `LEAST` cases in any case.
-    """
-    end = None if seconds is None else time.monotonic() + seconds
-    for place, law in enumerate(laws):
-        if lacking := law.lacking(target):
-            yield Outcome(law, Verdict.NOT_RUN, 0, reason=lacking)
-            continue
-        share = None if end is None else max(0.0, end - time.monotonic()) / (len(laws) - place)
-        yield run_law(law, target, examples=examples, seed=seed, seconds=share)
-
-
-def run_law(law: Law, target: Target, *, examples: int, seed: int, seconds: float | None = None) -> Outcome:
-    """Try a law in slices of cases, each with a seed of its own, until enough were tried or time is up."""
-    watch, start, tried, number = Watch(), time.monotonic(), 0, 0
-    while tried < max(examples, LEAST):
-        size = max(examples, LEAST) if seconds is None else _slice(tried, examples, seconds - time.monotonic() + start)
-        if size <= 0:
-            break
-        outcome = _one_slice(law, target, watch, size, seed + number)
-        if outcome is not None:
-            return outcome
-        tried, number = tried + size, number + 1
-    return Outcome(law, Verdict.PASS if watch.examples else Verdict.INCONCLUSIVE, watch.examples, reason=_why(watch))
-
-
-def _slice(tried: int, examples: int, left: float) -> int:
-    """How many cases to try before the clock is looked at again."""
-    if tried == 0:
-        return LEAST
-    return min(examples - tried, 4 * LEAST) if left > 0 else 0
-
-
-def _why(watch: Watch) -> str:
-    return "" if watch.examples else "no case could be decided: bounds that are not finite, or options that are lacking"
-
-
-def _one_slice(law: Law, target: Target, watch: Watch, size: int, seed: int) -> Outcome | None:
-    """Try some cases; the outcome if the law broke."""
-    phases = [p for p in Phase if p is not Phase.explain]
-    options: dict[str, Any] = {**LAX, "max_examples": size, "derandomize": False, "phases": phases}
-    test = hypothesis.settings(**options, print_blob=True)(law_test(law, target, watch))
-    try:
-        hypothesis.seed(seed)(test)()
-    except Unsatisfiable:
-        return None
-    except Flaky as error:
-        told = f"the same case broke the law once and not again: {error}".splitlines()[0]
-        failure = watch.failure._replace(message=f"{watch.failure.message}; {told}") if watch.failure else None
-        return Outcome(law, Verdict.FAIL, watch.examples, failure, told)
-    except Broken as error:
-        notes = "\n".join(getattr(error, "__notes__", ()))
-        blob = next((line for line in notes.splitlines() if "reproduce_failure(" in line), "")
-        failure = watch.failure._replace(blob=_decorator(blob)) if watch.failure else None
-        return Outcome(law, Verdict.FAIL, watch.examples, failure)
-    return None
-
-
-def _decorator(line: str) -> str:
-    """``@reproduce_failure(…)`` out of the sentence that holds it."""
-    start, end = line.find("@reproduce_failure"), line.rfind(")")
-    return line[start : end + 1] if start >= 0 else ""
