@@ -434,9 +434,9 @@ def test_exit_statuses(elsewhere: Path) -> None:
 
 
 def test_an_interruption_is_clean(elsewhere: Path) -> None:
-    """Ctrl-C ends the run in one sentence with status 130, and nothing is written."""
-    done = run("law_targets:Interrupted", "--examples", "25")
-    assert (done.exit_code, done.output) == (130, "Interrupted; nothing half-written is left.\n")
+    """Ctrl-C before any law is decided ends the run in one sentence with status 130, and nothing is written."""
+    done = run("law_targets:Interrupted", "--law", "merging_adds_the_increment", "--examples", "25")
+    assert (done.exit_code, done.output) == (130, "interrupted after 0 of 1 laws; reproductions written: 0\n")
     assert not (elsewhere / "adalora-ref-laws").exists()
 
 

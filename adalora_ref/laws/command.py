@@ -91,9 +91,8 @@ def run(spec: str | None, options: Options, console: Console) -> int:
         show(name, outcomes, options, console)
     written = [_left_behind(outcome, name, options, console) for outcome in outcomes]
     if stopped:
-        console.print(
-            Text(f"interrupted after {len(outcomes)} of {len(chosen)} laws; {sum(written)} reproductions written")
-        )
+        done = f"interrupted after {len(outcomes)} of {len(chosen)} laws"
+        console.print(Text(f"{done}; reproductions written: {sum(written)}"))
     return INTERRUPTED if stopped else exit_status(outcomes)
 
 
@@ -211,8 +210,10 @@ def _case(failure: Failure, console: Console) -> Iterator[Any]:
         yield from (Text(f"    {line}") for line in failure.steps.splitlines())
         return
     table = Table("  given", "", box=None, pad_edge=False, show_header=False)
+    asked = {call.stage.name for call in failure.calls}
     for name, value in failure.case.items():
-        for path, text in case_rows(name, value):
+        shown = {stage: given for stage, given in value.items() if stage in asked} if name == "stages" else value
+        for path, text in case_rows(name, shown):
             table.add_row(Text(f"    {path}"), Text(text))
     yield Text("  case")
     yield unwrapped(table, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from adalora_ref.conformance.target import CannotExpress, Target
 from adalora_ref.laws.asking import Hung
 from adalora_ref.laws.machines import ALLOCATOR, allocator_machine, lacking_stages, training_machine, what_broke
 from adalora_ref.laws.measured import Broken
-from adalora_ref.laws.running import LAX, Watch
+from adalora_ref.laws.running import LAX, Failure, Watch
 from adalora_ref.laws.searching import PHASES, Outcome, in_slices
 
 
@@ -94,7 +95,21 @@ def run_machine(
         except Exception as error:
             raise _noted(Broken(what_broke(error)), error) from error
 
-    return in_slices(machine, once, watch, examples=examples, seed=seed, seconds=seconds)
+    found = in_slices(machine, once, watch, examples=examples, seed=seed, seconds=seconds)
+    return found if found.failure is None else found._replace(failure=_with_rules(found.failure))
+
+
+def _with_rules(failure: Failure) -> Failure:
+    """The failure with the rules that ran and what they drew, out of all that Hypothesis notes."""
+    lines = failure.steps.splitlines()
+    start = next((n for n, line in enumerate(lines) if line.startswith("state = ")), len(lines))
+    end = next((n for n, line in enumerate(lines) if line.startswith("state.teardown")), len(lines))
+    ran = [line for line in lines[start + 1 : end] if not INVARIANT.fullmatch(line)]
+    return failure._replace(steps="\n".join(ran))
+
+
+INVARIANT = re.compile(r"state\.(?!skip|save_and_load|compress)\w+\(\)")
+"""A line of the notes without arguments that is no rule."""
 
 
 def _noted(broken: Broken, error: Exception) -> Broken:

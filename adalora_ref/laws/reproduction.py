@@ -57,7 +57,7 @@ def script(outcome: Outcome, failure: Failure, target: str, path: Path) -> str:
             f"RUN = {failure.blob.removeprefix('@reproduce_failure')}",
             "check_run({}, target, RUN)",
         )
-        case += "".join(f"\n#   {line}" for line in ["", "Its rules:", *failure.steps.splitlines()])
+        case += "\n# Its rules:" + "".join(f"\n#   {line}" for line in failure.steps.splitlines())
     else:
         items = ",\n".join(f"    {key!r}: {source(value)}" for key, value in failure.case.items())
         imports, case = "check, law_named", f"CASE = {{\n{items},\n}}"

@@ -26,9 +26,11 @@ from adalora_ref.conformance.target import Target, leaves, spoken, tree_map
 from adalora_ref.convention import PAPER
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
+from adalora_ref.laws.allocation import budgets
 from adalora_ref.laws.asking import Answer, Asked
-from adalora_ref.laws.importance import moments
+from adalora_ref.laws.importance import moments, optimised, updates
 from adalora_ref.laws.law import Law
+from adalora_ref.laws.layer_cases import with_keep
 from adalora_ref.laws.measured import Broken, demand, same, separated
 from adalora_ref.records import Config, TrainState
 
@@ -176,9 +178,10 @@ def _ordered(path: str, a: Any, order: Any) -> Any:
 def _apart(path: str, left_name: str, a: Any, right_name: str, b: Any, slack: Any, apart: Any) -> str:
     worst = np.unravel_index(int(np.argmax(np.where(apart <= slack, 0.0, apart))), apart.shape)
     where = f"{spoken(path)}[{', '.join(str(int(i)) for i in worst)}]" if worst else spoken(path)
+    bound = f"up to {float(slack[worst]):.1e}" if slack[worst] else "exactly, since nothing rounds here"
     return (
-        f"{where} must be the same {left_name} and {right_name}, up to {float(slack[worst]):.1e}; "
-        f"got {float(a[worst])!r} and {float(b[worst])!r}"
+        f"{where} must be the same {left_name} and {right_name}, {bound}; "
+        f"got {float(a[worst])!r} and {float(b[worst])!r}, which lie {float(apart[worst]):.1e} apart"
     )
 
 
@@ -321,7 +324,7 @@ def libraries_agree(it: Asked, case: Inputs) -> None:
 
 @st.composite
 def one_of_each(draw: DrawFn, /, dtype: str) -> Inputs:
-    """Arguments of one call of every stage of the layer, the penalty and importance."""
+    """Arguments of one call of a function of each kind: layer, penalty, importance, optimiser, pruning, allocation."""
     kind = "float32" if dtype in HALF else dtype
     entries = draw(st.sampled_from([strategies.EIGHTHS, strategies.ordinary()]))
     layer = draw(strategies.linear_cases(dtype=kind, entries=entries))
@@ -330,9 +333,14 @@ def one_of_each(draw: DrawFn, /, dtype: str) -> Inputs:
         "stages": {
             "linear_forward": layer,
             "linear_backward": layer,
+            "increment": layer,
             "merge": layer,
             "orthogonality_penalty": {"factors": held},
             "triplet_scores": {"state": draw(strategies.importance_states(held, entries=entries, dtype=kind))},
+            "update_importance": draw(updates(kind)),
+            "adamw_step": draw(optimised(kind)),
+            "prune": draw(with_keep(kind)),
+            "allocate": draw(budgets(kind)),
         }
     }
 
@@ -396,7 +404,10 @@ def state_of(host: dict[str, Any], before: TrainState) -> TrainState:
     )
 
 
-SHARED = ("linear_forward", "linear_backward", "merge", "orthogonality_penalty", "triplet_scores")
+SHARED = (
+    "linear_forward", "linear_backward", "increment", "merge", "orthogonality_penalty", "triplet_scores",
+    "update_importance", "adamw_step", "prune", "allocate",
+)  # fmt: skip
 
 RUN_LAWS: tuple[Law, ...] = (
     Law(full_budget_is_no_allocation, STEP, short_runs, "averages_only_at_allocations"),

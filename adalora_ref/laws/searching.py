@@ -130,16 +130,8 @@ def _broken(law: Any, watch: Watch, error: BaseException, more: str = "") -> Out
         return Outcome(law, Verdict.FAIL, watch.examples, reason=f"{error}{more}".splitlines()[0])
     blob = next((line for line in notes.splitlines() if "reproduce_failure(" in line), "")
     told = watch.failure.message + more
-    failure = watch.failure._replace(message=told, blob=_decorator(blob), steps=_steps(notes))
+    failure = watch.failure._replace(message=told, blob=_decorator(blob), steps=notes)
     return Outcome(law, Verdict.FAIL, watch.examples, failure)
-
-
-def _steps(notes: str) -> str:
-    """The rules that a machine ran with what they drew, out of what Hypothesis notes."""
-    lines = notes.splitlines()
-    start = next((n for n, line in enumerate(lines) if line.startswith("state = ")), len(lines))
-    end = next((n for n, line in enumerate(lines) if line.startswith("state.teardown")), len(lines))
-    return "\n".join(lines[start + 1 : end])
 
 
 def _decorator(line: str) -> str:

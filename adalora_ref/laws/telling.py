@@ -45,7 +45,8 @@ def calls_in_words(failure: Failure) -> Iterator[str]:
         yield f"  and {len(failure.calls) - MOST_CALLS} before them"
     departs = failure.departing()
     if departs is not None and (where := departs.departure()) is not None:
-        yield f"departs  {departs.stage.name}, {indented(_where(where))}"
+        named = "" if isinstance(departs, Failed) else f"{departs.stage.name}, "
+        yield f"departs  {named}{indented(_where(where))}"
     if isinstance(departs, Failed) and departs.error is not None:
         for frame in _their_frames(departs.error):
             yield f"raised   {frame}"
