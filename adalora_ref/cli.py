@@ -60,6 +60,13 @@ def in_one_sentence() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _folder(text: str) -> Path:
+    """A folder by its name; the empty one would be the current folder, which nobody meant."""
+    if not text:
+        raise click.BadParameter("a folder must have a name; got ''")
+    return Path(text)
+
+
 def make_console() -> Console:
     """A console as wide as the terminal, or as wide as it takes."""
     from rich.console import Console
@@ -152,7 +159,7 @@ def digits(backend: str, convention: str, seed: int, seeds: int, out: Path | Non
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Stages checked at once.")
 @click.option(
     "--repro",
-    type=click.Path(path_type=Path),
+    type=_folder,
     metavar="DIR",
     help="Where to write a reproduction of each failing stage; by default adalora-ref-repro.",
 )

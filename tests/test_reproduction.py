@@ -158,6 +158,23 @@ def test_a_case_keeps_what_its_failure_needs() -> None:
     assert set(np.unique(case.inputs["W"])) <= {0.0, 1.0}
 
 
+def test_few_scores_compete() -> None:
+    """Ties that go to the lower index and then to the earlier matrix need three scores and no costs."""
+
+    def allocate(scores: Any, budget: int, /, *, cost: Any = None) -> Any:
+        keep = {name: np.zeros(len(row), bool) for name, row in scores.items()}
+        ranked = sorted((-float(v), i, k, n) for k, (n, row) in enumerate(scores.items()) for i, v in enumerate(row))
+        for _, i, _, n in ranked:
+            price = 1 if cost is None else cost[n]
+            if price > budget:
+                break
+            keep[n][i], budget = True, budget - price
+        return keep
+
+    case = minimised(SimpleNamespace(allocate=allocate), "allocate", cases=24).inputs
+    assert (size(case["scores"])[0], case["budget"], case["cost"]) == (3, 1, None)
+
+
 def test_a_schedule_is_asked_about_one_step() -> None:
     """Of a schedule that goes wrong at one step, that step alone is asked about."""
     held = SimpleNamespace(budget_at=lambda schedule, t: ref.budget_at(schedule, t) + (t == schedule.warmup))
@@ -388,6 +405,45 @@ def test_a_reproduction_is_replaced_whole(folder: Path) -> None:
     assert verify(folder, *QUICK).exit_code == 1
     assert sorted(path.name for path in ours.iterdir()) == ["prune", "triplet_scores"]
     assert sorted(path.name for path in (ours / "triplet_scores").iterdir()) == [MARKER, "repro.py"]
+
+
+def test_a_folder_of_another_stops_its_own_stage_alone(folder: Path) -> None:
+    """A foreign folder is the reason of its own stage; the others' reproductions are written."""
+    with (folder / "mine.py").open("a", encoding="utf-8") as file:
+        file.write("def prune(factors, keep): return factors\n")
+    theirs = folder / "adalora-ref-repro" / "prune"
+    theirs.mkdir(parents=True)
+    said = verify(folder, *QUICK).output.splitlines()
+    assert "  reproduce  python adalora-ref-repro/triplet_scores/repro.py" in said
+    assert "'adalora-ref-repro/prune' is no reproduction" in next(line for line in said if "not written" in line)
+    assert list(theirs.iterdir()) == []
+
+
+def test_the_command_can_be_pasted(folder: Path) -> None:
+    """A folder with a blank in its name is quoted, in the report and in the script; one without a name is refused."""
+    assert "  reproduce  python 'a b/triplet_scores/repro.py'" in verify(folder, *QUICK, "--repro", "a b").output
+    text = (folder / "a b/triplet_scores/repro.py").read_text(encoding="utf-8")
+    assert "    python 'a b/triplet_scores/repro.py'" in text.splitlines()
+    asked = verify(folder, *QUICK, "--repro", "")
+    assert (asked.exit_code, "a folder must have a name; got ''" in asked.stderr) == (2, True)
+
+
+def test_a_diagnosis_of_all_cases_is_not_carried_to_a_smaller_one(tmp_path: Path) -> None:
+    """By how much it was off, and on what it hung, need not hold there; a known mistake does."""
+    told = []
+    for text in (PLAIN + NARROW, spoilt("triplet_scores")):
+        (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+        report = verify(tmp_path, "mine", "--preset", "quick", "--dtype", "float64", "--stage", "triplet_scores")
+        (path,) = scripts("triplet_scores")
+        told.append(("  diagnosis  matches `" in report.output, "diagnosis=" in (tmp_path / path).read_text("utf-8")))
+    assert told == [(False, False), (True, True)]
+
+
+NARROW = """
+in_doubles = triplet_scores
+def triplet_scores(state):
+    return in_doubles(state).astype("float32").astype("float64")
+"""
 
 
 @pytest.mark.parametrize("link", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,13 +19,13 @@ import numpy as np
 import pytest
 
 import adalora_ref as ref
-from adalora_ref.conformance import reproduction, scripted
+from adalora_ref.conformance import reproduction, scripted, standalone_program
 from adalora_ref.conformance.checking import PRESETS
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
 from adalora_ref.conformance.feed import SCRIPTS, Script, feed
 from adalora_ref.conformance.minimise import size
 from adalora_ref.conformance.minimise_feed import SAID, decided, minimise_feed, right
-from adalora_ref.conformance.reproduction import MARKER, UNSTEADY
+from adalora_ref.conformance.reproduction import ALONE, MARKER, UNSTEADY
 from adalora_ref.conformance.scripted import Allocator, check_allocator
 from adalora_ref.conformance.target import Target
 from adalora_ref.conformance.trace import EQUATIONS, Judge, Run
@@ -174,13 +175,54 @@ def spread(held: Any) -> Any:
 
 
 def test_a_failure_of_an_allocator_that_does_not_show_again_is_said_to(small_script: None, tmp_path: Path) -> None:
-    """An allocator that is wrong in its first run alone leaves the feed as it was, and the report says so."""
+    """An allocator that is wrong once, in no process again: the report says so, and the script of itself."""
+    change = ('"budget": budget', '"budget": budget + (step == 1 and once())')
+    (tmp_path / "mine.py").write_text(ONCE + spoilt(ALLOCATOR, change), encoding="utf-8")
+    report = verify(tmp_path, "mine:allocator", "--dtype", "float64")
+    (path,) = scripts("allocator-budget_at")
+    assert f"  reproduce  python {path}{UNSTEADY}" in report.output.splitlines()
+    assert f"as small as it still did{ALONE}." in (tmp_path / path).read_text(encoding="utf-8").splitlines()[0]
+    assert run_alone(tmp_path, path)[path][0] == 0
+
+
+ONCE = """
+def once():
+    try:
+        open("once", "x").close()
+    except FileExistsError:
+        return 0
+    return 1
+"""
+
+
+def test_an_allocator_is_tried_in_a_process_of_its_own(small_script: None, tmp_path: Path) -> None:
+    """What is wrong in the first run of a process alone is shown by a script, and is not called unsteady."""
     change = ('"budget": budget', '"budget": budget + (step == 1 and CALLS.append(1) is None and len(CALLS) == 1)')
     (tmp_path / "mine.py").write_text("CALLS = []\n" + spoilt(ALLOCATOR, change), encoding="utf-8")
     report = verify(tmp_path, "mine:allocator", "--dtype", "float64")
     (path,) = scripts("allocator-budget_at")
-    assert f"  reproduce  python {path}{UNSTEADY}" in report.output.splitlines()
-    assert run_alone(tmp_path, path)[path][0] == 1  # its first run there
+    assert f"  reproduce  python {path}" in report.output.splitlines()
+    said = run_alone(tmp_path, path)[path]
+    assert (said[0], told(said)["step"]) == (1, "1, the last that it is fed")
+
+
+def test_an_allocator_that_forgets_nothing_is_fed_twice(
+    small_script: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where start keeps the masks of the run before, the script makes that run first; mended, it is content."""
+    monkeypatch.setitem(SCRIPTS, "/ties", SCRIPTS[""])
+    kept = "self.kept = {layer: np.ones(len(w.s), dtype=bool) for layer, w in weights.items()}"
+    again = "old = getattr(self, 'kept', {})\n        " + kept.replace(
+        "np.ones", "old[layer] if layer in old else np.ones"
+    )
+    (tmp_path / "mine.py").write_text(spoilt(ALLOCATOR, (kept, again)), encoding="utf-8")
+    report = verify(tmp_path, "mine:allocator", "--dtype", "float64")
+    (path,) = scripts("allocator-masks")
+    assert f"  reproduce  python {path}" in report.output.splitlines()
+    said = run_alone(tmp_path, path)[path]
+    assert (said[0], told(said)["step"]) == (1, "0, when it is fed for the second time")
+    (tmp_path / "mine.py").write_text(ALLOCATOR, encoding="utf-8")
+    assert run_alone(tmp_path, path)[path][0] == 0
 
 
 def test_rounding_never_decides_what_a_script_expects() -> None:
@@ -221,7 +263,30 @@ def test_a_step_of_a_whole_run_is_shown_again(tmp_path: Path, monkeypatch: pytes
     assert sorted(held.name for held in (folder / "train_step-run").iterdir()) == [MARKER, "data.npz", "repro.py"]
     said = run_alone(tmp_path, path)[path]
     assert (said[0], told(said)["quantity"][:26]) == (1, "state.optimizer[layer0].fi")
+    assert told(said)["equation"].startswith("Algorithm 1: m ← β1 m + (1 − β1) g, ")
+    assert told(said)["step"] == "3"
     (tmp_path / "plain.py").write_text(PLAIN, encoding="utf-8")
+    assert run_alone(tmp_path, path)[path][0] == 0
+
+
+def test_a_step_that_is_wrong_after_others_is_shown_after_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a target remembers of earlier steps is made by a script too, and a mended target departs from nothing."""
+    monkeypatch.setitem(PRESETS, "quick", 1)
+    text = "from plain import train_step as right\nSEEN = set()\ndef train_step(state, batch, network, config):\n"
+    remembers = "    SEEN.add(state.step)\n    state, report = right(state, batch, network, config)\n"
+    wrong = "    return (state._replace(step=0) if {0, 1, 2, 3} <= SEEN else state), report\n"
+    (tmp_path / "plain.py").write_text(PLAIN, encoding="utf-8")
+    (tmp_path / "mine.py").write_text(text + remembers + wrong, encoding="utf-8")
+    try:
+        report = verify(tmp_path, "mine", "--dtype", "float64", "--preset", "quick")
+    finally:
+        sys.modules.pop("plain", None)
+    (path,) = scripts("train_step-run")
+    assert f"  reproduce  python {path}" in report.output.splitlines()
+    assert "after the steps before it." in (tmp_path / path).read_text(encoding="utf-8").splitlines()[0]
+    said = run_alone(tmp_path, path)[path]
+    assert (said[0], told(said)["step"], told(said)["quantity"]) == (1, "3", "state.step"), said
+    (tmp_path / "mine.py").write_text("from plain import train_step\n", encoding="utf-8")
     assert run_alone(tmp_path, path)[path][0] == 0
 
 
@@ -349,12 +414,59 @@ def test_a_program_is_asked_again(tmp_path: Path) -> None:
     assert run_alone(tmp_path, path)[path][0] == 0
     for goes_on, reason in (
         ("say(told)\nfor r in requests(): say({'id': r['id'], 'error': 'no room'})\n", 'it answered {"id": 0, "error"'),
-        ("say(told)\n", "the program ended before it answered"),
+        ("say(told)\n", "the program ended with exit status 0 and did not answer"),
         ("say(told)\nfor r in requests(): say({'id': r['id'], 'ok': True})\n", "the results cannot be read"),
     ):
         program.write_text(HONEST + goes_on, encoding="utf-8")
         status, text = run_alone(tmp_path, path)[path]
         assert (status, f"  reason     {reason}" in text) == (1, True), text
+    for begins, reason in (
+        ("raise SystemExit(3)\n", "it ended with exit status 3 and did not answer the greeting"),
+        ("say({'error': 'no licence'})\n", 'to the greeting it answered {"error": "no licence"}'),
+    ):
+        program.write_text(HONEST + begins, encoding="utf-8")
+        done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"the program cannot be started here ({reason}): run this where it can be\n"
+
+
+def test_a_program_that_is_late_is_told_from_one_that_ended(tmp_path: Path) -> None:
+    """Before the greeting is answered that is no failure of a case, but after it is."""
+    program = tmp_path / "late.py"
+    command = f"{sys.executable} -S -E {program}"
+    program.write_text(HONEST + "time.sleep(60)\n", encoding="utf-8")
+    with pytest.raises(
+        standalone_program.Unstarted, match=r"it took longer than 0\.3 s and did not answer the greeting"
+    ):
+        standalone_program.asked(command, {}, seconds=0.3)
+    program.write_text(HONEST + "say(told)\ntime.sleep(60)\n", encoding="utf-8")
+    assert standalone_program.asked(command, {}, seconds=0.3) == "the program took longer than 0.3 s and did not answer"
+
+
+def test_a_script_of_a_program_has_its_numbers(tmp_path: Path) -> None:
+    """The arguments, their arrays and what must come back stand in the script, and no file beside it is read."""
+    (tmp_path / "program.py").write_text(HONEST + ADDS, encoding="utf-8")
+    assert verify(tmp_path, f"exec:{sys.executable} -S -E program.py", "--preset", "quick").exit_code == 1
+    (path,) = scripts("merge")
+    text = (tmp_path / path).read_text(encoding="utf-8")
+    assert '"arguments": {' in text
+    assert re.search(r'"W": np\.array\(\[\[[-0-9., ]+\]\], dtype=np\.float64\)', text)
+    assert re.search(r'"W": Wanted\(\s*high=np\.array', text)
+    for file in (tmp_path / path).parent.iterdir():
+        file.unlink() if file.name != "repro.py" else None
+    said = run_alone(tmp_path, path)[path]
+    assert (said[0], told(said)["reason"][:22]) == (1, "the results lack ['W']"), said
+
+
+ADDS = """
+told["stages"] = ["merge"]
+say(told)
+for r in requests():
+    with open(r["tensors"], "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    tensors(r["results"], wrong=("F64", "d", [len(header)]))
+    say({"id": r["id"], "ok": True})
+"""
 
 
 def test_a_program_in_c_is_asked_again(tmp_path: Path) -> None:
@@ -371,6 +483,8 @@ def test_a_program_in_c_is_asked_again(tmp_path: Path) -> None:
     assert (said[0], told(said)["quantity"][:17]) == (1, "state.uncertainty")
     subprocess.run(build, check=True)
     assert run_alone(tmp_path, path)[path][0] == 0
+    (tmp_path / "adalora").chmod(0o644)
+    assert run_alone(tmp_path, path)[path] == (2, "")
     (tmp_path / "adalora").unlink()
     assert run_alone(tmp_path, path)[path] == (2, "")
 

@@ -31,6 +31,7 @@ from adalora_ref.conformance.reproduction import (
     PROGRAM,
     Place,
     refusal,
+    unwritable,
     with_feed,
     with_formula,
     with_step,
@@ -188,10 +189,10 @@ def verify_target(spec: str, options: Options, console: Console) -> int:
 def _runs(target: Target, spec: str, options: Options) -> Iterator[Row]:
     """A whole training run, if the target has a training step and nothing less was asked for."""
     if target.function("train_step") and not options.stages:
-        found, before = own_run.train(target, options.rules(), dtypes=options.dtypes, seed=options.seed)
+        found, steps = own_run.train(target, options.rules(), dtypes=options.dtypes, seed=options.seed)
         place = options.place(spec)
         found = mark(found, options.known_failures())
-        yield found if place is None else with_step(found, target, options.rules(), place, before)
+        yield found if place is None else with_step(found, target, options.rules(), place, steps)
 
 
 def verify_allocator(target: Target, options: Options, console: Console) -> int:
@@ -253,7 +254,7 @@ def verify_peft(options: Options, console: Console) -> int:
         return _report(target.name, [target], options, rules, console, load=load, spec=spec).status
     looked: Iterable[Finding] = _in_progress(look(), len(CLAIMS), "findings", console)
     place = options.place(spec)
-    if place and not refusal(place.folder):
+    if place and not unwritable(place.folder):
         looked = written(looked, place.folder)
     return _report(target.name, [target], options, rules, console, run_rows(), looked, load=load, spec=spec).status
 

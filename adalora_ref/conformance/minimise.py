@@ -36,14 +36,15 @@ class Minimised(NamedTuple):
     expected
         What the oracles say of it.
     before
-        The arguments of the call whose result this one changes, where that is the failure.
+        The arguments of the calls before it, without which it is right: the one whose result this one changes, or all
+        that a target remembers.
     again
         Whether the failure showed again when the case was run alone; if not, the case is as it was found.
     """
 
     inputs: Inputs
     expected: Expectation
-    before: Inputs | None
+    before: tuple[Inputs, ...]
     again: bool
 
     @property
@@ -57,7 +58,7 @@ def minimise(stage: Stage, target: Target, lane: Lane, found: Check, *, seconds:
     seed, index = map(int, found.case.split("/")[-2:])
     inputs = case_inputs(stage, lane.dtype, seed, index)
     if found.reason.endswith(HUNG):  # to see it again costs the whole time limit
-        return Minimised(inputs, expectation_of(stage, inputs, lane), None, again=True)
+        return Minimised(inputs, expectation_of(stage, inputs, lane), (), again=True)
     before = case_inputs(stage, lane.dtype, seed, abs(index - 1)) if found.reason.endswith(EARLIER) else None
     trials = _Trials(stage, target, lane, kind(found), before, TRIALS, time.monotonic() + seconds)
     with np.errstate(all="ignore"):
@@ -66,8 +67,10 @@ def minimise(stage: Stage, target: Target, lane: Lane, found: Check, *, seconds:
             drawn = [held for held in _drawn(stage, lane.dtype, seed) if size(held) < size(inputs)]
             search = replace(trials, until=time.monotonic() + seconds / 2)
             inputs = next(filter(search.fails, drawn), inputs)
-            inputs = _plainer(_one_step(inputs, trials), trials)
-    return Minimised(inputs, expectation_of(stage, inputs, lane), before, again)
+            inputs = _one_step(_fewer_scores(inputs, replace(trials)), trials)
+            inputs = _plainer(inputs, trials)
+    earlier = () if before is None else (before,)
+    return Minimised(inputs, expectation_of(stage, inputs, lane), earlier, again)
 
 
 def expectation_of(stage: Stage, inputs: Inputs, lane: Lane) -> Expectation:
@@ -165,6 +168,27 @@ def _one_step(inputs: Inputs, trials: _Trials) -> Inputs:
     """Where a schedule is asked about many steps, the first of them that fails alone."""
     single = ({**inputs, "steps": [step]} for step in inputs.get("steps", ()))
     return next(filter(trials.fails, single), inputs)
+
+
+def _fewer_scores(inputs: Inputs, trials: _Trials) -> Inputs:
+    """Where scores compete for a budget, as few of them, at as low a budget, as still fail."""
+    if not {"scores", "budget"} <= inputs.keys():
+        return inputs
+    while smaller := next(filter(trials.fails, _lower(inputs)), None):
+        inputs = smaller
+    return inputs
+
+
+def _lower(inputs: Inputs) -> Iterator[Inputs]:
+    """Without costs, without a matrix, or without a score, at every budget up to this one."""
+    scores, cost = inputs["scores"], inputs["cost"]
+    held = [(scores, None)] if cost else []
+    held += [({n: a for n, a in scores.items() if n != gone}, cost) for gone in scores if len(scores) > 1]
+    held += [({**scores, n: np.delete(a, k)}, cost) for n, a in scores.items() for k in range(len(a))]
+    for fewer, costs in held:
+        paid = None if costs is None else {n: costs[n] for n in fewer}
+        for budget in range(inputs["budget"] + 1):
+            yield {**inputs, "scores": fewer, "budget": budget, "cost": paid}
 
 
 # PLAINER NUMBERS

@@ -75,6 +75,16 @@ def minimise_feed(
     return MinimisedFeed(given, wanted(given, rules, found.stage, shown), again)
 
 
+def as_found(rules: Convention, found: Check, seed: int) -> tuple[MinimisedFeed, Feed]:
+    """The feed as it failed, up to there and whole, for an allocator that fails only once it was fed before."""
+    label, _, step = found.case.rpartition("/step ")
+    whole = feed(SCRIPTS[label.removeprefix(found.dtype)], found.dtype, seed)
+    given = cut(whole, int(step))
+    with np.errstate(all="ignore"):
+        shown = right(given, rules, found.dtype)
+    return MinimisedFeed(given, wanted(given, rules, found.stage, shown), again=False), whole
+
+
 @dataclass
 class _Trials:
     """Tells whether a feed fails as the first one did, and where; says no when time has run out."""

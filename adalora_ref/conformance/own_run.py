@@ -46,26 +46,28 @@ def check_run(
 
 def train(
     target: Target, rules: Convention, *, dtypes: Sequence[str] = (), seed: int, seconds: float = SECONDS
-) -> tuple[Row, Inputs | None]:
-    """What `check_run` returns, and the inputs of the first step that failed."""
+) -> tuple[Row, list[Inputs]]:
+    """What `check_run` returns, and the inputs of every step of that run up to the first one that failed."""
     equation = next(stage.equation for stage in STAGES if stage.name == "train_step")
     checks: list[Check] = []
     grown: list[Growth] = []
-    failed: list[Inputs] = []
+    failing: list[Inputs] = []
     for dtype in [d for d in dtypes or target.usable_dtypes if d in RUN_DTYPES and d in target.usable_dtypes]:
         lane, held = Lane(dtype, target.accumulation, rules), _inputs(dtype, seed)
         theirs, ours = held["state"], wide(held["state"])
+        made: list[Inputs] = []
         for number in range(CONFIG.schedule.total):
             case = {**held, "batch": _batch(dtype, seed, number), "state": theirs}
             check, after = _checked(target, case, lane, number, seconds)
             checks.append(check)
-            failed += [case] if check.verdict is Verdict.FAIL else []
+            made.append(case)
+            failing = failing or (list(made) if check.verdict is Verdict.FAIL else [])
             if after is None:
                 break
             ours = _reference_step({**case, "state": ours}, after, lane)
             grown.append(Growth(dtype, number, apart(after.factors, ours.factors)))
             theirs = after
-    return row(NAME, equation, checks)._replace(note=shown(grown), growth=tuple(grown)), next(iter(failed), None)
+    return row(NAME, equation, checks)._replace(note=shown(grown), growth=tuple(grown)), failing
 
 
 def _checked(target: Target, case: Inputs, lane: Lane, number: int, seconds: float) -> tuple[Check, TrainState | None]:

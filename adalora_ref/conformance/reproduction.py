@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -13,17 +17,17 @@ import numpy as np
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.checking import stage_named
 from adalora_ref.conformance.minimise import Minimised, expectation_of, minimise
-from adalora_ref.conformance.minimise_feed import SAID, minimise_feed
-from adalora_ref.conformance.script import script
+from adalora_ref.conformance.minimise_feed import SAID, as_found, minimise_feed
+from adalora_ref.conformance.script import of_a_step, script
 from adalora_ref.conformance.script_allocator import allocator_script
-from adalora_ref.conformance.script_parts import About, Data
+from adalora_ref.conformance.script_parts import About, Data, command
 from adalora_ref.conformance.script_program import program_script, write_case
 from adalora_ref.conformance.script_trace import trace_script
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import Lane, Target
 from adalora_ref.conformance.trace import EQUATIONS, Run
 from adalora_ref.conformance.trace_case import first_departure
-from adalora_ref.conformance.verdict import Row
+from adalora_ref.conformance.verdict import Check, Row
 from adalora_ref.convention import Convention
 
 FOLDER = Path("adalora-ref-repro")
@@ -40,6 +44,12 @@ NAMES = (
 
 PROGRAM = "exec:"
 UNSTEADY = "  (run alone, the case did not fail again)"
+ALONE = "; run alone, it did not fail again"
+"""What an unsteady script says of itself."""
+
+SECONDS = 90.0
+"""Time for one script to show its failure; it ends by itself after 60 s with a target that hangs."""
+
 SMALL = "a case in which it failed, as small as it still did"
 
 
@@ -51,23 +61,31 @@ class Place(NamedTuple):
 
 
 def refusal(folder: Path) -> str:
-    """Why reproductions cannot be written into *folder*; nothing if they can."""
+    """Why not every reproduction can be written into *folder*; nothing if each can."""
+    return next(filter(None, (unwritable(folder), *(_foreign(folder / name) for name in NAMES))), "")
+
+
+def unwritable(folder: Path) -> str:
+    """Why nothing can be written into *folder*; nothing if it can."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         return f"reproductions must be written to a folder; {str(nearest)!r} is none, or cannot be written to"
-    foreign = [path for path in (folder / name for name in NAMES) if not _ours(path)]
-    return f"{str(foreign[0])!r} is no reproduction, so it is not replaced by one" if foreign else ""
+    return ""
 
 
-def _ours(path: Path) -> bool:
-    """Whether nothing stands there, or what we put there."""
-    return not path.is_symlink() and (not path.exists() or (path / MARKER).is_file())
+def _foreign(path: Path) -> str:
+    """Why what stands there is not replaced; nothing where nothing stands, or what we put there."""
+    ours = not path.is_symlink() and (not path.exists() or (path / MARKER).is_file())
+    return "" if ours else f"{str(path)!r} is no reproduction, so it is not replaced by one"
 
 
 # OF WHAT
 
 Fill: TypeAlias = Callable[[Path, About], bool]
 """Puts a reproduction into a folder, and says whether the failure showed again when it was tried alone."""
+
+Try: TypeAlias = tuple[Callable[[About], tuple[str, Data]], About]
+"""A script as it may be, and of what it is."""
 
 
 def with_reproduction(row: Row, targets: Sequence[Target], rules: Convention, place: Place) -> Row:
@@ -81,6 +99,8 @@ def with_reproduction(row: Row, targets: Sequence[Target], rules: Convention, pl
 
     def fill(folder: Path, about: About) -> bool:
         case = minimise(stage, target, lane, failed)
+        about = about._replace(diagnosis=_of_fewer(row.diagnosis))
+        about = about._replace(equation=of_a_step(failed, rules)) if stage.name == "train_step" else about
         if place.spec is None or place.spec.startswith(PROGRAM):
             write_case(folder, stage, lane, case)
         if place.spec is not None:
@@ -91,18 +111,28 @@ def with_reproduction(row: Row, targets: Sequence[Target], rules: Convention, pl
     return _written(row, place, stage.name, fill)
 
 
-def with_step(row: Row, target: Target, rules: Convention, place: Place, before: Inputs | None) -> Row:
-    """The row of a whole run that failed, with the command for its first wrong step, from the state *before* it."""
+def with_step(row: Row, target: Target, rules: Convention, place: Place, steps: Sequence[Inputs]) -> Row:
+    """The row of a whole run that failed, with the command for the last of *steps*, the first one that is wrong.
+
+    If it is wrong only after the steps before it, because the target remembers them, the script makes these first.
+    """
     failed = row.first_failure
-    if failed is None or before is None:
+    if failed is None or not steps:
         return row
     stage, lane = stage_named("train_step"), Lane(failed.dtype, target.accumulation, rules)
+    *earlier, last = steps
 
     def fill(folder: Path, about: About) -> bool:
-        case = Minimised(before, expectation_of(stage, before, lane), None, again=True)
-        says = f"step {before['state'].step} of its own run, from the state that it had reached"
-        _write(folder, *script(stage, lane, case, about._replace(says=says)))
-        return True
+        alone = Minimised(last, expectation_of(stage, last, lane), (), again=True)
+        step = str(last["state"].step)
+        says = f"step {step} of its own run, from the state that it had reached"
+        about = about._replace(says=says, step=step, equation=of_a_step(failed, rules))
+        tries: list[Try] = [(partial(script, stage, lane, alone), about)]
+        if earlier:
+            whole = alone._replace(before=tuple(earlier))
+            after = about._replace(says=f"{says}, after the steps before it")
+            tries.append((partial(script, stage, lane, whole), after))
+        return _first_shown(folder, tries, failed)
 
     return _written(row, place, "train_step-run", fill)
 
@@ -115,8 +145,16 @@ def with_feed(row: Row, target: Target, rules: Convention, place: Place, seed: i
 
     def fill(folder: Path, about: About) -> bool:
         case = minimise_feed(target, rules, failed, seed)
-        _write(folder, *allocator_script(row.stage, case, about))
-        return case.again
+        last = len(case.feed.steps) - 1
+        about = about._replace(step=f"{last}, the last that it is fed", diagnosis=_of_fewer(row.diagnosis))
+        step = f"{failed.case.rpartition('/step ')[2]}, when it is fed for the second time"
+        second = about._replace(says="a case in which it failed, after a whole one", step=step)
+        tries: list[Try] = [(partial(allocator_script, row.stage, case), about), (fed_before, second)]
+        return _first_shown(folder, tries, failed)
+
+    def fed_before(about: About) -> tuple[str, Data]:
+        case, whole = as_found(rules, failed, seed)
+        return allocator_script(row.stage, case, about, whole)
 
     return _written(row, place, f"allocator-{row.stage}", fill)
 
@@ -127,10 +165,39 @@ def with_formula(row: Row, run: Run, place: Place) -> Row:
         return row
 
     def fill(folder: Path, about: About) -> bool:
-        _write(folder, *trace_script(case, about))
+        _write(folder, *trace_script(case, about._replace(step=str(case.step))))
         return True
 
     return _written(row, place, f"trace-{row.stage}", fill)
+
+
+def _of_fewer(diagnosis: str) -> str:
+    """What of a diagnosis holds for a smaller case too: a known mistake, but no size and no dependence."""
+    return diagnosis if diagnosis.startswith("matches `") else ""
+
+
+# IN A PROCESS OF ITS OWN
+
+
+def _first_shown(folder: Path, tries: Sequence[Try], failed: Check) -> bool:
+    """Write the first of the scripts that shows the failure; else the first of all, which says that it does not."""
+    for text, about in tries:
+        _write(folder, *text(about))
+        if "took longer than" in failed.reason or _shows(folder / "repro.py"):  # to hang again takes a minute
+            return True
+    text, about = tries[0]
+    _write(folder, *text(about._replace(says=about.says + ALONE)))
+    return False
+
+
+def _shows(file: Path) -> bool:
+    """Whether a script that starts anew where the user stands ends with status 1."""
+    run = [sys.executable, str(file)]
+    try:
+        done = subprocess.run(run, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)  # noqa: S603  our own
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 1
 
 
 # FOLDERS
@@ -139,7 +206,7 @@ def with_formula(row: Row, run: Run, place: Place) -> Row:
 def _written(row: Row, place: Place, name: str, fill: Fill) -> Row:
     """The row with the command for what *fill* has put into the folder of that name, or with why there is none."""
     folder, failed = place.folder / name, row.first_failure
-    if why := refusal(place.folder):
+    if why := unwritable(place.folder) or _foreign(folder):
         return row._replace(reproduction=f"not written: {why}")
     library = "numpy" if failed is None else failed.library
     about = About(folder / "repro.py", SMALL, place.spec or "", library, row.equation, row.diagnosis)
@@ -147,13 +214,14 @@ def _written(row: Row, place: Place, name: str, fill: Fill) -> Row:
         again = _replace(folder, lambda fresh: fill(fresh, about))
     except OSError as error:
         return row._replace(reproduction=f"not written: {error}")
-    said = folder.as_posix() if place.spec is None else f"python {about.file.as_posix()}"
+    said = shlex.quote(folder.as_posix()) if place.spec is None else command(about.file)
     return row._replace(reproduction=said + ("" if again else UNSTEADY))
 
 
 def _write(folder: Path, text: str, data: Data) -> None:
     """Write a script, and beside it the data that it reads."""
     (folder / "repro.py").write_text(text, encoding="utf-8")
+    (folder / "data.npz").unlink(missing_ok=True)
     if data:
         np.savez_compressed(folder / "data.npz", **data)
 

@@ -27,8 +27,9 @@ from adalora_ref.conformance.script_parts import (
     with_what,
 )
 from adalora_ref.conformance.stages import Stage
-from adalora_ref.conformance.target import Lane
-from adalora_ref.convention import SPEC
+from adalora_ref.conformance.target import Lane, spoken
+from adalora_ref.conformance.verdict import Check
+from adalora_ref.convention import SPEC, Convention
 
 CALLS = {
     "init_factors": (
@@ -85,6 +86,24 @@ CALLS = {
 }
 """How `calls` asks a target, written out; what is optional stands in braces."""
 
+WHOLE_STEP = "gradient of loss + γ Σ R, clipping, AdamW, then Ī and Ū, scores, allocation, mask"
+
+OF_A_STEP = {
+    r"report\.loss": "the mean of the loss over the micro-batches",
+    r"report\.penalty\b": "γ Σ R over the matrices",
+    r"report\.penalty_share": "p / (p + q) of |w · γ ∇R| and |w · ∇loss|, over each triplet",
+    r"report\.budget": "b(t) of the schedule",
+    r"state\.optimizer": "m ← β1 m + (1 − β1) g, v ← β2 v + (1 − β2) g², g the gradient of loss + γ Σ R, clipped",
+    r"state\.factors.*\.[BA]\b": "w ← (1 − lr·λ) · w − lr · m̂ / (√v̂ + ε)",
+    r"state\.factors": "s ← (1 − lr·λ) · s − lr · m̂ / (√v̂ + ε), and then 0 where not kept",
+    r"state\.importance": "I = |w · g|, Ī ← β1 Ī + (1 − β1) I, Ū ← β2 Ū + (1 − β2) |I − Ī|",
+    r"report\.threshold": "the least score that is kept, where an allocation is due",
+    r"state\.masks|report\.(kept|dropped|revived|parameters)": (
+        "where an allocation is due, the b best triplets of all matrices are kept; else the mask stays"
+    ),
+}
+"""What makes each result of a training step, in words that need no page beside them."""
+
 OPTIONS = ("std", "bias", "dropout_mask", "cost", "weight_decay")
 
 NETWORK_OF_THE_KIT = """
@@ -107,7 +126,7 @@ def script(stage: Stage, lane: Lane, case: Minimised, about: About) -> tuple[str
     beside = {"ml_dtypes": lane.dtype == "bfloat16", about.library: about.library != "numpy", "adalora_ref": kit}
     needs = [name for name, needed in beside.items() if needed]
     used = _used(case.inputs, call)
-    held = {"case": used, "before": _used(case.before or {}, call), "expected": wanted(case.named)}
+    held = {"case": used, "before": [_used(given, call) for given in case.before], "expected": wanted(case.named)}
     parts, data = (held, {}) if lane.dtype == "bfloat16" else set_aside(held)
     module, before = about.spec.partition(":")[0], "before" if case.before else None
     sections = [
@@ -120,7 +139,7 @@ def script(stage: Stage, lane: Lane, case: Minimised, about: About) -> tuple[str
         READING if data else "",
         "# THE CASE",
         returns("case", "The arguments of the call.", parts["case"]),
-        returns("before", "Those of the call before it.", parts["before"]) if before else "",
+        returns("before", "Those of the calls before it.", parts["before"]) if before else "",
         indented(f"def call(target, *, {', '.join(used)}):", '"""The call; its results by name."""\n' + call),
         returns("expected", EXPECTED, parts["expected"]),
         SHARED,
@@ -132,6 +151,13 @@ def script(stage: Stage, lane: Lane, case: Minimised, about: About) -> tuple[str
         ),
     ]
     return joined(sections), data
+
+
+def of_a_step(found: Check, rules: Convention) -> str:
+    """The equation of a step that failed: what makes the first quantity that departs, and under which convention."""
+    path = "" if found.divergence is None else spoken(found.divergence.quantity)
+    words = next((words for pattern, words in OF_A_STEP.items() if re.match(pattern, path)), WHOLE_STEP)
+    return f"Algorithm 1: {words}" + ("" if rules is SPEC else f", as convention {rules.name} has it")
 
 
 def _call(stage: Stage, inputs: Inputs, lane: Lane) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adalora_ref.conformance import standalone, standalone_allocator, standalone_comparison
-from adalora_ref.conformance.feed import BETAS
+from adalora_ref.conformance.feed import BETAS, Feed
 from adalora_ref.conformance.minimise_feed import MinimisedFeed
 from adalora_ref.conformance.script_parts import (
     EXPECTED,
@@ -24,6 +24,8 @@ from adalora_ref.conformance.script_parts import (
     with_what,
 )
 
+AGAIN = "fed(target, schedule, betas, steps)  # start has to forget this\nsteps = steps[:{number}]\n"
+
 FACTORS = '{n: Factors(*f) for n, f in said["after"].items()}'
 AVERAGES = '{n: Importance(*(Factors(*f) for f in pair)) for n, pair in said["importance"].items()}'
 
@@ -40,9 +42,14 @@ SHOWN = {
 """Where an answer has a quantity; whatever pairs and triples it holds become records, which have names."""
 
 
-def allocator_script(stage: str, case: MinimisedFeed, about: About) -> tuple[str, Data]:
-    """Return a program that feeds the allocator up to the step that fails, and shows where that departs; its data."""
-    steps = [{"weights": weights, "grads": grads} for weights, grads in case.feed.steps]
+def allocator_script(stage: str, case: MinimisedFeed, about: About, whole: Feed | None = None) -> tuple[str, Data]:
+    """Return a program that feeds the allocator up to the step that fails, and shows where that departs; its data.
+
+    One that does not forget what it was fed before is fed the *whole* of it first.
+    """
+    fed = case.feed if whole is None else whole
+    steps = [{"weights": weights, "grads": grads} for weights, grads in fed.steps]
+    again = AGAIN.format(number=len(case.feed.steps)) if whole else ""
     held = {
         "case": {"schedule": case.feed.schedule, "betas": BETAS, "steps": steps},
         "expected": wanted(case.expected),
@@ -62,7 +69,8 @@ def allocator_script(stage: str, case: MinimisedFeed, about: About) -> tuple[str
         returns("case", "What the allocator is fed, from the first step to the one that fails.", parts["case"]),
         indented(
             "def call(target, *, schedule, betas, steps):",
-            f'"""What it shows after the last step."""\nsaid = fed(target, schedule, betas, steps)\nreturn {shown}',
+            '"""What it shows after the last step."""\n'
+            f"{again}said = fed(target, schedule, betas, steps)\nreturn {shown}",
         ),
         returns("expected", EXPECTED, parts["expected"]),
         SHARED,

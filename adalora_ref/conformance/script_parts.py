@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +34,7 @@ SHARED = "# THE SAME IN EVERY REPRODUCTION"
 
 
 class About(NamedTuple):
-    """Of what a script is: where it stands, what it shows, the target, the library of its arrays, the diagnosis."""
+    """Of what a script is: where it stands, what it shows, the target, its library, and what is told of the failure."""
 
     file: Path
     says: str
@@ -41,10 +42,11 @@ class About(NamedTuple):
     library: str
     equation: str
     diagnosis: str
+    step: str = ""
 
     def told(self, **more: str) -> list[str]:
         """What `main` is told, as keyword arguments."""
-        held = more | {"equation": self.equation, "diagnosis": self.diagnosis}
+        held = more | {"equation": self.equation, "step": self.step, "diagnosis": self.diagnosis}
         return [f"{name}={text!r}" for name, text in held.items() if text or name == "equation"]
 
 
@@ -55,7 +57,12 @@ def joined(sections: list[str]) -> str:
 
 def heading(says: str, file: Path, *notes: str) -> str:
     """The docstring of a script: what it shows, the command, and what one needs to know."""
-    return "\n\n".join([f'"""{says}', f"    python {file.as_posix()}", *notes]) + '\n"""'
+    return "\n\n".join([f'"""{says}', f"    {command(file)}", *notes]) + '\n"""'
+
+
+def command(file: Path) -> str:
+    """The command that runs a script, as a shell takes it."""
+    return f"python {shlex.quote(file.as_posix())}"
 
 
 def with_what(needs: Sequence[str], beside: str = "the target") -> str:

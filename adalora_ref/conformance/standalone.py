@@ -72,7 +72,7 @@ def main(
     expected: Callable[[], dict[str, Wanted]],
     *,
     library: str = "numpy",
-    before: Callable[[], dict[str, Any]] | None = None,
+    before: Callable[[], list[dict[str, Any]]] | None = None,
     any_library: bool = False,
     seconds: float = 60.0,
     stage: str,
@@ -114,15 +114,17 @@ def departures(
     call: Callable[..., dict[str, Any]],
     expected: Callable[[], dict[str, Wanted]],
     library: str,
-    before: Callable[[], dict[str, Any]] | None,
+    before: Callable[[], list[dict[str, Any]]] | None,
     *,
     any_library: bool,
 ) -> list[str]:
     """What is wrong with the results, in lines; nothing if nothing is."""
     move = mover(library)
     handed = converted(case(), move)
+    earlier: dict[str, Any] = {}
     try:
-        earlier = {} if before is None else named(call(held, **converted(before(), move)))
+        for given in () if before is None else before():
+            earlier = named(call(held, **converted(given, move)))
         kept = {name: on_host(value) for name, value in earlier.items()}
         results = named(call(held, **handed))
     except Departed as error:

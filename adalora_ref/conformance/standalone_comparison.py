@@ -16,13 +16,14 @@ class Wanted(NamedTuple):
     dtype: str = "float64"
 
 
-def outcome(what: str, lines: list[str], *, equation: str, diagnosis: str = "") -> int:
+def outcome(what: str, lines: list[str], *, equation: str, step: str = "", diagnosis: str = "") -> int:
     """Print where a result departs, and return 1; or 0, with a sentence, where none does."""
     if not lines:
         print(f"{what} does not depart: in this case its results are what they should be.")
         return 0
     print(f"{what} departs from the specification.")
-    print(f"  equation   {equation}", *lines, *([f"  diagnosis  {diagnosis}"] if diagnosis else []), sep="\n")
+    place = [f"  step       {step}"] if step else []
+    print(f"  equation   {equation}", *place, *lines, *([f"  diagnosis  {diagnosis}"] if diagnosis else []), sep="\n")
     return 1
 
 

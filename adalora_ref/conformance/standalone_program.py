@@ -1,4 +1,4 @@
-"""What a reproduction of a program carries: the protocol for one case, and a reader of safetensors files."""
+"""What a reproduction of a program carries: the protocol for one case, and safetensors files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,64 +17,92 @@ import numpy as np
 from adalora_ref.conformance.standalone_comparison import Wanted, compared, outcome
 
 
-def main(command: str, *, seconds: float = 60.0, **story: str) -> int:
-    """Ask the program for the case beside this file, print where its result departs, and return 1; or 0."""
-    folder = Path(__file__).resolve().parent
-    told = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+class Unstarted(Exception):
+    """Why the program cannot be asked at all, in words."""
+
+
+def main(
+    command: str,
+    case: dict[str, Any],
+    arrays: Callable[[], dict[str, Any]],
+    expected: Callable[[], dict[str, Wanted]],
+    *,
+    seconds: float = 60.0,
+    **story: str,
+) -> int:
+    """Ask the program for the case, print where its result departs, and return 1; or 0; 2 where it does not start."""
     with TemporaryDirectory() as place:
-        results = Path(place) / "results.safetensors"
-        case = {name: told[name] for name in ("stage", "convention", "dtype", "arguments")}
-        files = {"tensors": str(folder / "inputs.safetensors"), "results": str(results)}
+        tensors, results = (Path(place) / f"{name}.safetensors" for name in ("inputs", "results"))
+        write(tensors, arrays())
+        files = {"tensors": str(tensors), "results": str(results)}
         try:
             reason = asked(command, {"id": 0, "case": case, **files}, seconds)
-        except FileNotFoundError as error:
+        except (OSError, Unstarted) as error:
             print(f"the program cannot be started here ({error}): run this where it can be", file=sys.stderr)
             return 2
-        lines = [f"  reason     {reason}"] if reason else answered(results, wanted(folder, told["results"]))
-    return outcome(f"{told['stage']} of {command}", lines, **story)
+        lines = [f"  reason     {reason}"] if reason else answered(results, expected())
+    return outcome(f"{case['stage']} of {command}", lines, **story)
 
 
 def asked(command: str, request: dict[str, Any], seconds: float) -> str:
     """Greet the program and ask for one case; why there is no result, or nothing."""
     pipe: Any = subprocess.PIPE
     process: Any = subprocess.Popen(shlex.split(command), stdin=pipe, stdout=pipe)  # noqa: S603  the user's own
-    end = threading.Timer(seconds, process.kill)
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    end = threading.Timer(seconds, stop)
     end.start()
-    answer = b""
     try:
-        with process:
-            for line in ({"protocol": 1, "hello": "adalora-ref"}, request):
-                process.stdin.write(json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-    except BrokenPipeError:
-        answer = b""
+        greeting = said(process, {"protocol": 1, "hello": "adalora-ref"})
+        answer = said(process, request) if b'"protocol"' in greeting else b""
     finally:
+        process.communicate()
         end.cancel()
+    why = f"took longer than {seconds:g} s" if late.is_set() else f"ended with exit status {process.returncode}"
+    if b'"protocol"' not in greeting:
+        told = greeting.decode("utf-8", "replace").strip()
+        raise Unstarted(f"to the greeting it answered {told}" if told else f"it {why} and did not answer the greeting")
     if not answer:
-        return f"the program ended before it answered, or took longer than {seconds:g} s"
+        return f"the program {why} and did not answer"
     return "" if b'"ok"' in answer else f"it answered {answer.decode('utf-8', 'replace').strip()}"
+
+
+def said(process: Any, line: dict[str, Any]) -> bytes:
+    """What the program answers to a line; nothing if it is gone."""
+    try:
+        process.stdin.write(json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return b""
+    answer: bytes = process.stdout.readline()
+    return answer
 
 
 def answered(results: Path, expected: dict[str, Wanted]) -> list[str]:
     """What is wrong with the file of results, in lines; a program may write 32-bit integers."""
     try:
-        held = tensors(results)
+        held = read(results)
     except (OSError, ValueError, LookupError, TypeError) as error:
         return [f"  reason     the results cannot be read: {type(error).__name__}: {error}"]
     return compared({n: a.astype(np.int64) if a.dtype == np.int32 else a for n, a in held.items()}, expected)
 
 
-def wanted(folder: Path, dtypes: dict[str, str]) -> dict[str, Wanted]:
-    """What must come back."""
-    held = tensors(folder / "expected.safetensors")
-    return {n: Wanted(held[f"{n} value"], held[f"{n} rest"], held[f"{n} bound"], d) for n, d in dtypes.items()}
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "BOOL": "bool",
+}
 
 
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
-
-
-def tensors(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """Read a safetensors file: eight bytes with the length of the header, the header as JSON, the arrays."""
     data = path.read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")
@@ -81,3 +110,16 @@ def tensors(path: Path) -> dict[str, Any]:
     header.pop("__metadata__", None)
     spans = {name: data[begin:][slice(*told["data_offsets"])] for name, told in header.items()}
     return {n: np.frombuffer(spans[n], DTYPES[t["dtype"]]).reshape(t["shape"]) for n, t in header.items()}
+
+
+def write(path: Path, arrays: dict[str, Any]) -> None:
+    """Write a safetensors file."""
+    header: dict[str, Any] = {}
+    codes, data = {name: code for code, name in DTYPES.items()}, b""
+    for name, a in arrays.items():
+        raw, form = a.tobytes(), {"dtype": codes[a.dtype.name], "shape": list(a.shape)}
+        header[name] = form | {"data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    head = json.dumps(header, ensure_ascii=False).encode("utf-8")
+    head += b" " * (-len(head) % 8)
+    path.write_bytes(len(head).to_bytes(8, "little") + head + data)
