@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -23,9 +24,10 @@ from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.literals import literal
 from adalora_ref.conformance.minimise import Minimised, minimise, size
 from adalora_ref.conformance.reproduction import MARKER, UNSTEADY, Place, with_reproduction
+from adalora_ref.conformance.script import OF_A_STEP
 from adalora_ref.conformance.seen import case_inputs
 from adalora_ref.conformance.stages import STAGES
-from adalora_ref.conformance.target import Lane, Target, leaves
+from adalora_ref.conformance.target import Lane, Target, leaves, spoken
 from adalora_ref.conformance.verdict import Row
 from adalora_ref.convention import PEFT, SPEC, Convention
 from tests.alone import run_alone, scripts, verify
@@ -99,9 +101,22 @@ def test_every_failure_is_shown_again(told: Any, stage: str) -> None:
     status, text = wrong[path]
     name = "step" if stage == "train_step" else "spoilt"
     assert (status, text.splitlines()[0]) == (1, f"{stage} of {name} departs from the specification.")
-    assert f"  equation   {stage_named(stage).equation}" in text.splitlines()
+    equation = f"Algorithm 1: {OF_A_STEP[STATE]}" if stage == "train_step" else stage_named(stage).equation
+    assert f"  equation   {equation}" in text.splitlines()
     assert [line.split()[0] for line in text.splitlines()[2:6]] == ["quantity", "got", "expected", "bound"]
     assert right[path] == (0, f"{stage} of {name} does not depart: in this case its results are what they should be.\n")
+
+
+STATE = r"state\.optimizer"
+
+
+def test_every_result_of_a_step_has_its_equation() -> None:
+    """Each pattern names some result of a training step, and whatever a step returns, but for its number, has words."""
+    stage, lane = stage_named("train_step"), Lane("float64", "float64", SPEC)
+    paths = list(map(spoken, stage.expect(case_inputs(stage, "float64", 0, 0), lane)))
+    named = {path: next((p for p in OF_A_STEP if re.match(p, path)), None) for path in [*paths, "report.threshold"]}
+    assert {path for path, pattern in named.items() if pattern is None} == {"report.step", "state.step"}
+    assert set(named.values()) - {None} == set(OF_A_STEP)
 
 
 def test_every_stage_has_a_mistake() -> None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from adalora_ref.conformance.findings import Finding, Kind, Observed
 from adalora_ref.conformance.peft_target import peers
 from adalora_ref.conformance.report import write_text
+from adalora_ref.conformance.script_parts import command
 
 SCRIPTS = Path(__file__).with_name("peft_scripts")
 
@@ -151,6 +152,6 @@ def written(findings: Iterable[Finding], folder: Path) -> Iterator[Finding]:
         if finding.observed is Observed.FOUND:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, finding.script)
-            yield finding._replace(reproduction=f"python {path.as_posix()}")
+            yield finding._replace(reproduction=command(path))
         else:
             yield finding

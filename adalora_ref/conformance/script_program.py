@@ -72,7 +72,7 @@ def program_script(stage: Stage, lane: Lane, case: Minimised, about: About) -> t
             f"{stage.name} of {command}: {about.says}.",
             about.file,
             f"{with_what(needs, 'the program')} Run it where the command can be started.\n"
-            f"{STATUS} It is 2 where the program cannot be started.\n"
+            f"{STATUS}\nIt is 2 where the program cannot be started.\n"
             "The same case lies beside this file as case.json, inputs.safetensors and expected.safetensors.",
         ),
         imports(standalone_comparison, standalone_program, others=needs),
