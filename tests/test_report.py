@@ -52,6 +52,18 @@ def test_a_verdict_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert held.versions.keys() >= {"python", "numpy"}
 
 
+def test_true_false_and_integers_stay_what_they_are(tmp_path: Path) -> None:
+    """An element of a mask is read back as false or true, one of a count as an integer, and so they are shown."""
+    page = page_of(everything(), tmp_path)
+    said = [held.divergence for row in read_verdict(tmp_path / "verdict.json").report.rows for held in row.checks]
+    found = {held.quantity: (held.got, held.expected) for held in said if held}
+    assert repr(found["masks[q]"]) == "(False, True)"
+    assert repr(found["ranknum[layer0][value]"]) == "(3, 4)"
+    assert "masks[q][0] is False, should be True within 0" in [
+        cell.attributes.get("title", "").partition("; ")[2] for cell in page.all("td")
+    ]
+
+
 def test_a_verdict_fits_its_schema() -> None:
     """Every verdict is as the schema says; without any one of its fields it is not."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
@@ -83,6 +95,14 @@ DAMAGED = {
     "a word for a number": (
         broken(lambda s: s["rows"][1]["checks"][0].update(ratio="big")),
         "rows[1].checks[0].ratio must be a number; got 'big'",
+    ),
+    "a word for an element": (
+        broken(lambda s: s["rows"][1]["checks"][1]["divergence"].update(got="yes")),
+        "rows[1].checks[1].divergence.got must be a number; got 'yes'",
+    ),
+    "true for a bound": (
+        broken(lambda s: s["rows"][1]["checks"][1]["divergence"].update(bound=True)),
+        "rows[1].checks[1].divergence.bound must be a number; got True",
     ),
     "a huge number": (broken(lambda s: s["rows"][0]["checks"][0].update(ratio=10**400)), "that a double can hold"),
     "an unknown verdict": (broken(lambda s: s["rows"][0].update(verdict="FINE")), "a word that this version knows"),
@@ -291,6 +311,8 @@ def test_the_heat_map_has_the_figures_of_the_verdict(tmp_path: Path) -> None:
         ("ranknum", "1"): "✗∞",
         ("weights", "0"): "",
         ("weights", "1"): "✗∞",
+        ("masks", "0"): "",
+        ("masks", "1"): "✗∞",
     }
     assert cells_of(stages)["merge", "2"].attributes["title"] == (
         "merge/float32/0/2, float32 on numpy: PASS, error over bound 0.2 (worst of 2 checks)"
