@@ -183,7 +183,7 @@ def test_without_matplotlib_it_says_so(run: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = asked(run, "--out", tmp_path / "page.html")
     assert (done.exit_code, len(done.output.splitlines())) == (2, 1)
-    assert "pictures are drawn with matplotlib: pip install 'adalora-ref[plots]'" in done.output
+    assert "pictures are drawn with matplotlib: pip install '.[plots]' in a checkout" in done.output
 
 
 # THE STEPS
