@@ -366,6 +366,8 @@ def test_a_run_without_allocations_is_drawn_too(run: Run) -> None:
     assert list(lines(found["scores"].axes[0])) == ["kept"]
     assert not found["revivals"].axes[0].containers
     assert [name.split(",")[0] for axes in found["loss"].axes for name in lines(axes)] == ["LoRA", "LoRA"]
+    bar = found["ranks"].axes[1]
+    assert [tick for tick in bar.get_yticks() if rank - 0.5 <= tick <= rank + 0.5] == [rank], "of one rank, one tick"
     for name in ("budget", "ranks", "scores", "orthogonality", "loss", "revivals"):
         for axes in found[name].axes:
             assert not {"warm-up", "pruning", "final"} & {text for text, *_ in texts(axes)}, "it is not divided"

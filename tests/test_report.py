@@ -224,6 +224,14 @@ def test_every_outcome_has_a_page(status: int, rows: int, more: Any, title: str,
     assert ("Nothing ran." in page.text) == (rows == 0)
 
 
+def test_a_part_that_conforms_is_called_a_part(tmp_path: Path) -> None:
+    """The headline of a target with some of the functions says of how many stages it speaks."""
+    rows = [held for held in everything().rows if held.stage in ("merge", "budget_at", "compress")]
+    page = page_of(Report("mine:Mine", "SPEC", "quick", 0, tuple(rows), 0), tmp_path)
+    assert page.one("h1").text == "mine:Mine conforms in 2 of 3 stages; the others were not run"
+    assert page.one("title").text == page.one("h1").text
+
+
 def test_what_to_do_next_follows_from_the_verdict(tmp_path: Path) -> None:
     """It names the first stage to mend, its reproduction, a convention that explains all, and what was not run."""
     steps = page_of(everything(), tmp_path).one("ol").text
@@ -317,6 +325,10 @@ def test_the_heat_map_has_the_figures_of_the_verdict(tmp_path: Path) -> None:
     assert cells_of(stages)["merge", "2"].attributes["title"] == (
         "merge/float32/0/2, float32 on numpy: PASS, error over bound 0.2 (worst of 2 checks)"
     )
+    assert cells_of(stages)["unmerge", "0"].attributes["title"] == "unmerge/float64/0/0, float64 on numpy: PASS, exact"
+    summaries = [summary.text for summary in page.all("summary")]
+    assert "≈ KNOWN prune 1 of 1 checks ran, largest error over bound 12" in summaries
+    assert "✓ PASS budget_at 4 of 4 checks ran, all exact" in summaries
     worst = cells_of(stages)["triplet_scores", "1"]
     assert worst.attributes["class"] == "fail h7"
     assert worst.attributes["title"] == (

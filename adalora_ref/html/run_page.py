@@ -74,10 +74,7 @@ def run_page(folder: Path, number: int | None, arm: str | None) -> str:
 def _read(folder: Path) -> Run:
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is neither a run folder, which has a config.json, nor a file with a verdict")
-    try:
-        return read_run(folder)
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder} is damaged: {type(error).__name__}, {error}") from error
+    return read_run(folder)
 
 
 def _top(run: Run, title: str, name: str, held: Shown, steps: Sequence[Mapping[str, Any]]) -> ET.Element:

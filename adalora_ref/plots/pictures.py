@@ -300,4 +300,4 @@ def _ranks_in_words(kept: data.Array) -> str:
 def _whole_ticks() -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(integer=True)
+    return MaxNLocator(integer=True, min_n_ticks=1)
