@@ -444,6 +444,17 @@ def test_kinds_and_layers() -> None:
         assert (layers, ranks.tolist()) == (names, [[4, 4]])
 
 
+def test_the_page_cites_the_equations_that_are_drawn() -> None:
+    """The numbers on the page of the pictures are those under which the specification has the two functions."""
+    specification, page = (
+        (Path(__file__).parents[1] / "docs" / name).read_text(encoding="utf-8")
+        for name in ("specification.md", "plots.md")
+    )
+    numbers = {name: number for number, name in re.findall(r"^\*\*(\(\d+\))\*\* `(\w+)`", specification, re.MULTILINE)}
+    assert f"The cubic schedule {numbers['budget_at']} of the [specification](specification.md)" in page
+    assert f"S of every triplet after each step, over all matrices: {numbers['triplet_scores']} of" in page
+
+
 # THE COMMAND
 
 
