@@ -20,7 +20,7 @@ except ImportError:  # the functions on text work without the extra `docs`, and 
 ROOT = Path(__file__).parent
 DOCS = ROOT / "docs"
 
-WITH_EQUATIONS = ("specification.md", "notation.md", "conventions.md", "derivations/", "verify/stages.md")
+WITH_EQUATIONS = ("specification.md", "notation.md", "conventions.md", "derivations/", "verify/stages.md", "plots.md")
 """Pages where a number in parentheses is an equation of the specification; elsewhere it may be the paper's."""
 
 TOKEN = re.compile(

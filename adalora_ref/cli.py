@@ -340,13 +340,14 @@ def explain(stage: str | None, **options: Any) -> None:
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the run; by default its first.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write; by default RUN/plots.")
 @click.option("--format", "form", type=click.Choice(["png", "svg", "pdf"]), default="png", show_default=True)
-def plot(run: Path, seed: int | None, out: Path | None, form: str) -> None:
+@click.option("--dpi", type=click.IntRange(50, 1200), metavar="N", help="Pixels per inch of a png; by default 100.")
+def plot(run: Path, seed: int | None, out: Path | None, form: str, dpi: int | None) -> None:
     """Draw RUN, a folder written by train: budget, ranks, scores, orthogonality, loss and accuracy, revivals.
 
-    Pictures of an earlier call are replaced, other files never. Needs matplotlib: pip install 'adalora-ref[plots]'.
+    Pictures of an earlier call are replaced, other files never. Needs matplotlib: pip install '.[plots]' in a checkout.
     """
     with in_one_sentence():
         from adalora_ref.plots import command
 
-        for path in command.plot(run, seed=seed, out=out, form=form):
+        for path in command.plot(run, seed=seed, out=out, form=form, dpi=dpi):
             click.echo(path)

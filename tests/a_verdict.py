@@ -12,7 +12,8 @@ from adalora_ref.conformance.report import Report
 from adalora_ref.conformance.verdict import Check, Divergence, Growth, Verdict, row
 
 DEPARTED = Divergence("scores[q.proj]", (1, 2), 0.25, 0.5, 1e-15, 2.5e14, 4.5e15)
-EXACT = Divergence("ranknum[layer0][value]", (), 3.0, 4.0, 0.0, math.inf, math.nan)
+EXACT = Divergence("ranknum[layer0][value]", (), 3, 4, 0.0, math.inf, math.nan)
+MASKED = Divergence("masks[q]", (0,), False, True, 0.0, math.inf, math.nan)
 
 
 def of_case(stage: str, case: int, verdict: Verdict, ratio: float = 0.0, dtype: str = "float64", **more: Any) -> Check:
@@ -46,6 +47,7 @@ def everything() -> Report:
         of_step("ranknum", 0, Verdict.PASS),
         of_step("ranknum", 1, Verdict.FAIL, math.inf, divergence=EXACT),
         of_step("weights", 1, Verdict.FAIL, math.inf, reason="weights must have shape (2,)"),
+        of_step("masks", 1, Verdict.FAIL, math.inf, divergence=MASKED),
     ]
     rows = (
         row("merge", "W + ΔW", merge),

@@ -17,12 +17,14 @@ from click.testing import CliRunner, Result
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 from safetensors.numpy import load_file
 
 from adalora_ref.cli import main
 from adalora_ref.experiments import digits
 from adalora_ref.experiments.digits import Options, Settings
 from adalora_ref.experiments.run_folder import Arm, Run, read_run
+from adalora_ref.html.drawings import drawing
 from adalora_ref.plots import command, data, figures, pictures
 from adalora_ref.plots.style import ink, rank_colours
 
@@ -234,10 +236,14 @@ def test_what_is_drawn_is_what_was_recorded(name: str, drawn: dict[str, Figure],
 def test_a_wrong_picture_is_seen(name: str, what: str, change: Callable[[Arm], Arm], run: Run) -> None:
     """A picture drawn from records in which one number is another fails the comparison with the true ones."""
     draw, needed = getattr(pictures, f"draw_{name}"), {"budget": [run.config], "orthogonality": [run.config]}
-    more = [None] if name == "loss" else needed.get(name, [])
-    CHECKS[name](draw(adalora(run), *more, ""), adalora(run))
+    more = needed.get(name, [])
+
+    def drawn_from(arm: Arm) -> Figure:
+        return draw({"AdaLoRA": arm} if name == "loss" else arm, *more, "")
+
+    CHECKS[name](drawn_from(adalora(run)), adalora(run))
     with pytest.raises(AssertionError):
-        CHECKS[name](draw(change(adalora(run)), *more, ""), adalora(run))
+        CHECKS[name](drawn_from(change(adalora(run))), adalora(run))
 
 
 def test_the_tiny_run_has_what_there_is_to_see(run: Run) -> None:
@@ -266,6 +272,8 @@ def test_lora_is_drawn_beside_it(drawn: dict[str, Figure], run: Run) -> None:
     above, under = drawn["loss"].axes
     assert np.array_equal(above.lines[2].get_ydata(), numbers(lora, "loss"))
     assert np.array_equal(under.lines[1].get_ydata(), 100 * lora.timeline.accuracy)
+    steps = [line for line in above.lines if line.get_label() == "_step"]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in steps}) == 2, "each step's too differ in grey"
     alone = figures(adalora(run), run.config)["loss"].axes
     assert [name.split(",")[0] for axes in alone for name in lines(axes)] == ["AdaLoRA", "AdaLoRA"]
 
@@ -278,7 +286,7 @@ UNITS = {
     "final_ranks": [""],
     "scores": ["score S of a triplet (nats²)"],
     "orthogonality": ["‖BᵀB − I‖$_F$ (no unit)", "‖AAᵀ − I‖$_F$ (no unit)"],
-    "loss": ["loss of the task (nats)", "right on held-out (%)"],
+    "loss": ["loss of the task (nats)", "accuracy, held-out (%)"],
     "revivals": ["triplets dropped (−) and revived (+)"],
 }
 
@@ -336,7 +344,7 @@ def test_nothing_is_said_by_colour_alone(name: str, drawn: dict[str, Figure]) ->
 def test_ink_is_readable_on_every_colour() -> None:
     """Each rank's number has a contrast of at least 4 to 1 with its cell, by the luminances of WCAG 2."""
     for full in (1, 6, 12, 60):
-        image = Figure().subplots().imshow([[0, full]], **rank_colours(full))
+        image = Figure().subplots().imshow([[0, full]], **rank_colours(0, full))
         for rank in range(full + 1):
             rgb = np.asarray(image.cmap(image.norm(rank))[:3])
             linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
@@ -349,7 +357,7 @@ def test_ink_is_readable_on_every_colour() -> None:
 
 def test_a_run_without_allocations_is_drawn_too(run: Run) -> None:
     """The LoRA arm drops nothing: the pictures say so, and name nothing that they have not."""
-    found = figures(run.seeds[0].arms["lora"], run.config)
+    found = figures(run.seeds[0].arms["lora"], run.config, name="LoRA")
     titles = {name: figure.axes[0].get_title(loc="left") for name, figure in found.items()}
     rank = run.results["seeds"][0]["ranks"]["lora"]["head"]
     assert titles["budget"] == f"The budget stays at {2 * rank} triplets, with no allocations"
@@ -357,6 +365,71 @@ def test_a_run_without_allocations_is_drawn_too(run: Run) -> None:
     assert titles["revivals"] == "Without allocations, no triplet is dropped or revived"
     assert list(lines(found["scores"].axes[0])) == ["kept"]
     assert not found["revivals"].axes[0].containers
+    assert [name.split(",")[0] for axes in found["loss"].axes for name in lines(axes)] == ["LoRA", "LoRA"]
+    bar = found["ranks"].axes[1]
+    assert [tick for tick in bar.get_yticks() if rank - 0.5 <= tick <= rank + 0.5] == [rank], "of one rank, one tick"
+    for name in ("budget", "ranks", "scores", "orthogonality", "loss", "revivals"):
+        for axes in found[name].axes:
+            assert not {"warm-up", "pruning", "final"} & {text for text, *_ in texts(axes)}, "it is not divided"
+            assert len({patch.get_facecolor() for patch in axes.patches}) <= 1
+
+
+def spread_out(run: Run, names: list[str]) -> tuple[Arm, dict[str, Any]]:
+    """An arm with so many matrices, each a copy of the first of the run, a little larger than the one before."""
+    arm, config = adalora(run), run.config
+
+    def copied(held: dict[str, Any]) -> dict[str, Any]:
+        return dict.fromkeys(names, held["layer1"])
+
+    def grown_each(held: dict[str, Any]) -> dict[str, Any]:
+        return {name: held["layer1"] * (1 + at / 100) for at, name in enumerate(names)}
+
+    line = arm.timeline
+    line = line._replace(defect_B=grown_each(line.defect_B), defect_A=grown_each(line.defect_A))
+    shapes = dict.fromkeys(names, (3, 64))  # six columns in three dimensions
+    return arm._replace(timeline=line, factors=copied(arm.factors)), {**config, "shapes": shapes}
+
+
+def test_many_matrices_are_drawn_as_their_percentiles(run: Run) -> None:
+    """Of 72 matrices with long names, range, middle half and median stand for the lines, and all text is inside."""
+    kinds = ("attention.self.query_proj", "attention.output.dense", "intermediate.dense")
+    names = [f"encoder.layer.{layer}.{kind}" for layer in range(24) for kind in kinds]
+    arm, config = spread_out(run, names)
+    figure = pictures.draw_orthogonality(arm, config, "digits")
+    for axes, held in zip(figure.axes, (arm.timeline.defect_B, arm.timeline.defect_A), strict=True):
+        wanted = np.percentile(np.stack(list(held.values())), [0, 25, 50, 75, 100], axis=0)
+        assert np.array_equal(lines(axes)["median of 72 matrices"], wanted[2])
+        (low, high), (first, third) = (edges_of(band, len(arm.steps)) for band in axes.collections)
+        assert np.array_equal([low, first, third, high], np.delete(wanted, 2, axis=0))
+    FigureCanvasAgg(figure).draw()
+    width, height = figure.canvas.get_width_height()
+    for text in figure.findobj(Text):
+        if text.get_text().strip() and not hidden_tick(text, figure):
+            box = text.get_window_extent()
+            assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0, text
+    few, config = spread_out(run, names[:7])
+    legend = pictures.draw_orthogonality(few, config, "digits").legends[0]
+    assert (len(legend.get_texts()), legend._ncols) == (7, 2)
+
+
+def test_hatches_are_seen_on_their_ground(drawn: dict[str, Figure]) -> None:
+    """The hatch of what was dropped has no ground of its own, which SVG would fill with its very colour."""
+    pale, hatched = drawn["scores"].axes[0].collections[3:5]
+    assert (hatched.get_hatch(), hatched.get_edgecolor()[0, 3]) == ("///", 1.0)
+    assert pale.get_facecolor()[0, 3] < 0.5
+    patterns = list(drawing("scores", drawn["scores"]).iter("pattern"))
+    assert len(patterns) == 1
+    assert [rect.get("fill") for rect in patterns[0].iter("rect")] == ["none"]
+
+
+def test_ranks_are_told_apart_in_grey(drawn: dict[str, Figure], run: Run) -> None:
+    """The colours reach from the least rank that occurs to the largest; a cell as wide as a digit has its number."""
+    kept = recorded_ranks(adalora(run))
+    for name in ("ranks", "final_ranks"):
+        image = drawn[name].axes[0].images[0]
+        assert image.get_clim() == (kept.min() - 0.5, kept.max() + 0.5)
+    named = [text for text, *_ in texts(drawn["ranks"].axes[0]) if text.isdigit()]
+    assert len(named) == 2 + np.count_nonzero(np.diff(kept)), "every stretch of equal ranks is long enough here"
 
 
 def test_kinds_and_layers() -> None:
@@ -364,9 +437,22 @@ def test_kinds_and_layers() -> None:
     kinds, layers, ranks = data.grid({"layer10.q": 1, "layer2.q": 2, "layer2.v": 3})
     assert (kinds, layers) == (["layer.q", "layer.v"], ["2", "10"])
     assert ranks.tolist() == [[2, 1], [3, -1]]
+    deep = data.grid({f"encoder.layer.{i}.attention.{kind}": i for i in range(2) for kind in "qv"})
+    assert deep.kinds == ["encoder.layer.attention.q", "encoder.layer.attention.v"], "of two dots one is left"
     for names in (["layer1", "layer2"], ["layer1", "head"], ["q", "v"]):
         kinds, layers, ranks = data.grid(dict.fromkeys(names, 4))
         assert (layers, ranks.tolist()) == (names, [[4, 4]])
+
+
+def test_the_page_cites_the_equations_that_are_drawn() -> None:
+    """The numbers on the page of the pictures are those under which the specification has the two functions."""
+    specification, page = (
+        (Path(__file__).parents[1] / "docs" / name).read_text(encoding="utf-8")
+        for name in ("specification.md", "plots.md")
+    )
+    numbers = {name: number for number, name in re.findall(r"^\*\*(\(\d+\))\*\* `(\w+)`", specification, re.MULTILINE)}
+    assert f"The cubic schedule {numbers['budget_at']} of the [specification](specification.md)" in page
+    assert f"S of every triplet after each step, over all matrices: {numbers['triplet_scores']} of" in page
 
 
 # THE COMMAND
@@ -400,6 +486,19 @@ def test_a_second_call_writes_the_same_bytes(
     assert held[0] == held[1]
     assert held[0].startswith(start)
     assert not re.search(rb"CreationDate|dc:date|tIME|20\d\d-\d\d-\d\d", held[0])
+
+
+def test_dots_per_inch_are_chosen(folder: Path, tmp_path: Path, only_scores: None) -> None:
+    """A png has as many pixels as --dpi says, 100 an inch by default; no other form has any."""
+    widths = []
+    for more in ([], ["--dpi", 300]):
+        assert plot(folder, "--out", tmp_path, *more).exit_code == 0
+        with Image.open(tmp_path / "seed0-scores.png") as held:
+            widths.append(held.width)
+    assert widths == [840, 2520]
+    done = plot(folder, "--out", tmp_path / "svg", "--format", "svg", "--dpi", 300)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--dpi is for --format png, which alone is made of pixels; got --format svg" in done.stderr
 
 
 def test_the_folder_of_the_run_is_the_default(tmp_path: Path, folder: Path, only_scores: None) -> None:
@@ -447,7 +546,7 @@ def test_without_matplotlib_it_says_what_to_install(folder: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = plot(folder)
     assert done.exit_code == 2
-    assert "pip install 'adalora-ref[plots]'" in done.stderr
+    assert "pip install '.[plots]' in a checkout" in done.stderr
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

@@ -52,6 +52,18 @@ def test_a_verdict_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert held.versions.keys() >= {"python", "numpy"}
 
 
+def test_true_false_and_integers_stay_what_they_are(tmp_path: Path) -> None:
+    """An element of a mask is read back as false or true, one of a count as an integer, and so they are shown."""
+    page = page_of(everything(), tmp_path)
+    said = [held.divergence for row in read_verdict(tmp_path / "verdict.json").report.rows for held in row.checks]
+    found = {held.quantity: (held.got, held.expected) for held in said if held}
+    assert repr(found["masks[q]"]) == "(False, True)"
+    assert repr(found["ranknum[layer0][value]"]) == "(3, 4)"
+    assert "masks[q][0] is False, should be True within 0" in [
+        cell.attributes.get("title", "").partition("; ")[2] for cell in page.all("td")
+    ]
+
+
 def test_a_verdict_fits_its_schema() -> None:
     """Every verdict is as the schema says; without any one of its fields it is not."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
@@ -83,6 +95,14 @@ DAMAGED = {
     "a word for a number": (
         broken(lambda s: s["rows"][1]["checks"][0].update(ratio="big")),
         "rows[1].checks[0].ratio must be a number; got 'big'",
+    ),
+    "a word for an element": (
+        broken(lambda s: s["rows"][1]["checks"][1]["divergence"].update(got="yes")),
+        "rows[1].checks[1].divergence.got must be a number; got 'yes'",
+    ),
+    "true for a bound": (
+        broken(lambda s: s["rows"][1]["checks"][1]["divergence"].update(bound=True)),
+        "rows[1].checks[1].divergence.bound must be a number; got True",
     ),
     "a huge number": (broken(lambda s: s["rows"][0]["checks"][0].update(ratio=10**400)), "that a double can hold"),
     "an unknown verdict": (broken(lambda s: s["rows"][0].update(verdict="FINE")), "a word that this version knows"),
@@ -204,6 +224,14 @@ def test_every_outcome_has_a_page(status: int, rows: int, more: Any, title: str,
     assert ("Nothing ran." in page.text) == (rows == 0)
 
 
+def test_a_part_that_conforms_is_called_a_part(tmp_path: Path) -> None:
+    """The headline of a target with some of the functions says of how many stages it speaks."""
+    rows = [held for held in everything().rows if held.stage in ("merge", "budget_at", "compress")]
+    page = page_of(Report("mine:Mine", "SPEC", "quick", 0, tuple(rows), 0), tmp_path)
+    assert page.one("h1").text == "mine:Mine conforms in 2 of 3 stages; the others were not run"
+    assert page.one("title").text == page.one("h1").text
+
+
 def test_what_to_do_next_follows_from_the_verdict(tmp_path: Path) -> None:
     """It names the first stage to mend, its reproduction, a convention that explains all, and what was not run."""
     steps = page_of(everything(), tmp_path).one("ol").text
@@ -291,10 +319,16 @@ def test_the_heat_map_has_the_figures_of_the_verdict(tmp_path: Path) -> None:
         ("ranknum", "1"): "✗∞",
         ("weights", "0"): "",
         ("weights", "1"): "✗∞",
+        ("masks", "0"): "",
+        ("masks", "1"): "✗∞",
     }
     assert cells_of(stages)["merge", "2"].attributes["title"] == (
         "merge/float32/0/2, float32 on numpy: PASS, error over bound 0.2 (worst of 2 checks)"
     )
+    assert cells_of(stages)["unmerge", "0"].attributes["title"] == "unmerge/float64/0/0, float64 on numpy: PASS, exact"
+    summaries = [summary.text for summary in page.all("summary")]
+    assert "≈ KNOWN prune 1 of 1 checks ran, largest error over bound 12" in summaries
+    assert "✓ PASS budget_at 4 of 4 checks ran, all exact" in summaries
     worst = cells_of(stages)["triplet_scores", "1"]
     assert worst.attributes["class"] == "fail h7"
     assert worst.attributes["title"] == (

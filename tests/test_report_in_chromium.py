@@ -268,6 +268,15 @@ def test_the_folded_parts_open_by_the_keyboard(browser: Any, folder: Path) -> No
 # A RUN
 
 
+def test_pictures_stand_below_one_another(browser: Any, folder: Path) -> None:
+    """Beside one another their letters would be too small: on a wide window a picture is larger than it is drawn."""
+    opened(browser, folder, "run")
+    script = "return [...document.querySelectorAll('figure > svg')].map((svg) => [svg.parentElement.offsetLeft, SCALE])"
+    places = browser.execute_script(script.replace("SCALE", "svg.getScreenCTM().a"))
+    assert len({left for left, _ in places}) == 1
+    assert min(scale for _, scale in places) * 9 > 12, "labels of 9 points are 12 pixels high"
+
+
 def test_the_slider_moves_the_numbers(browser: Any, folder: Path, arm: Arm) -> None:
     """At every step to which the arrow keys bring it, scores, masks and facts are the run's."""
     opened(browser, folder, "run")
@@ -307,6 +316,7 @@ def test_buttons_lead_from_allocation_to_allocation(browser: Any, folder: Path, 
     """Back and on stop at every allocation, with the threshold and who was dropped there."""
     opened(browser, folder, "run")
     due = [step for step in arm.steps if step["allocates"]]
+    assert by_id(browser, "on").get_attribute("aria-disabled") == "true", "there is none after the last"
     for record in reversed(due):
         by_id(browser, "back").click()
         assert by_id(browser, "fact-step").text == f"{record['step']} (of 0 to 23)"
@@ -315,6 +325,9 @@ def test_buttons_lead_from_allocation_to_allocation(browser: Any, folder: Path, 
         back = sum(map(len, record["revived"].values()))
         signs = [cell.text for cell in browser.find_elements("css selector", "#triplets td b")]
         assert (sum("↓" in sign for sign in signs), sum("↑" in sign for sign in signs)) == (gone, back)
+        assert by_id(browser, "said").get_attribute("textContent").startswith(f"step {record['step']}, ")
+    ends = ["back", "on"]
+    assert [by_id(browser, name).get_attribute("aria-disabled") for name in ends] == ["true", "false"]
     by_id(browser, "back").click()
     assert by_id(browser, "fact-step").text.startswith(f"{due[0]['step']} "), "there is none before the first"
     by_id(browser, "on").click()

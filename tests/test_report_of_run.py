@@ -15,6 +15,7 @@ import matplotlib.style
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
 
 from adalora_ref.cli import main
 from adalora_ref.experiments import digits
@@ -79,6 +80,9 @@ def test_the_facts_are_those_of_the_last_step(run: Path, text: str) -> None:
     facts = {span.attributes["id"]: span.text for span in require_sound(text).all("span") if "id" in span.attributes}
     arm = read_run(run).seeds[0].arms["adalora"]
     last, latest = arm.steps[-1], next(step for step in reversed(arm.steps) if step["allocates"])
+    names = {term.text for term in parsed(text).one("section", id="steps-shown").all("dt")}
+    assert {"Loss (nats)", "Threshold (nats²)"} <= names
+    assert parsed(text).one("p", id="said").attributes["aria-live"] == "polite"
     assert facts["fact-step"] == "23 (of 0 to 23)"
     assert (facts["fact-phase"], facts["fact-budget"]) == ("final", str(last["budget"]))
     assert facts["fact-kept"] == f"{sum(last['kept'].values())} of 16 triplets"
@@ -134,13 +138,23 @@ def test_a_picture_is_the_same_each_time(run: Path, text: str) -> None:
 
 def test_seed_and_arm_are_chosen(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--seed and --arm name what the page is about, and the page; LoRA drops nobody."""
-    monkeypatch.setattr("adalora_ref.html.run_page.figures", lambda *_, **__: {})  # they take most of the time
+    asked_for: dict[str, Any] = {}
+
+    def drawn(arm: Arm, config: Any, **more: Any) -> dict[str, Figure]:
+        asked_for.update(more, convention=config["convention"])
+        return {"scores": Figure()}  # the others take most of the time
+
+    monkeypatch.setattr("adalora_ref.html.run_page.figures", drawn)
     done = asked(run, "--seed", 1, "--arm", "lora")
     assert done.output == f"written to {run}-seed1-lora.html\n"
     page = require_sound(run.with_name("run-seed1-lora.html").read_text(encoding="utf-8"))
     assert page.one("h1").text == "digits: lora, seed 1"
     assert {cell.attributes["class"] for held in triplets_of(page).values() for cell in held} == {"kept"}
     assert page.one("span", id="fact-latest").text == "none yet"
+    assert asked_for == {"name": "LoRA", "convention": "LORA", "lora": None, "seed": 1}
+    assert page.one("figcaption").text == "Scores of the triplets, which decide nothing here."
+    assert "24: none with an allocation" in page.one("header").text
+    assert page.one("span", id="fact-phase").text == "–", "an arm that never prunes has no phases"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +197,7 @@ def test_without_matplotlib_it_says_so(run: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = asked(run, "--out", tmp_path / "page.html")
     assert (done.exit_code, len(done.output.splitlines())) == (2, 1)
-    assert "pictures are drawn with matplotlib: pip install 'adalora-ref[plots]'" in done.output
+    assert "pictures are drawn with matplotlib: pip install '.[plots]' in a checkout" in done.output
 
 
 # THE STEPS

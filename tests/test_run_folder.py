@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,41 @@ def change_array(name: str, change: Callable[[Any], Any]) -> Callable[[Path], No
     return changed
 
 
+def with_loss(text: str) -> Callable[[Path], None]:
+    """Give the third step another loss."""
+
+    def change(path: Path) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines[2] = re.sub(r'"loss": [^,]+', f'"loss": {text}', lines[2])
+        path.write_text("".join(lines), encoding="utf-8")
+
+    return change
+
+
+STEPS = "seed0/adalora/steps.jsonl"
 DAMAGE = {
+    "loss is no number": (STEPS, with_loss("NaN"), r"steps.jsonl, line 3 is damaged: NaN is no number in JSON"),
+    "loss too large": (STEPS, with_loss("1e999"), r"steps.jsonl, line 3: 'loss' must be a finite number; got inf"),
+    "loss is text": (STEPS, with_loss('"<x>"'), r"steps.jsonl, line 3: 'loss' must be a finite number; got '<x>'"),
+    "loss is missing": (STEPS, with_loss("null"), r"steps.jsonl, line 3: 'loss' must be a finite number; got None"),
+    "budget is a share": (
+        STEPS,
+        replace('"budget": ', '"budget": 0.'),
+        r"line 1: 'budget' must be an integer from 0 on; got 0\.\d+",
+    ),
+    "another phase": (STEPS, replace('"warmup"', '"warm"'), "line 1: 'phase' must be warmup, pruning or final; got"),
+    "allocates is a number": (
+        STEPS,
+        replace('"allocates": false', '"allocates": 0'),
+        "line 1: 'allocates' must be true or false; got 0",
+    ),
+    "dropped is a number": (
+        STEPS,
+        replace('"dropped": {"layer1": []', '"dropped": {"layer1": 1'),
+        "'dropped' must be a list of indices",
+    ),
+    "no seed": ("config.json", replace('"seed": ', '"sead": '), "the run folder is damaged: it lacks 'seed'"),
+    "text for a folder of arms": ("config.json", replace('"settings": {', '"settings": 3, "x": {'), "is damaged: "),
     "no config": ("config.json", Path.unlink, "config.json is missing from the run folder"),
     "config cut": ("config.json", cut, "config.json is damaged"),
     "another format": ("config.json", replace("adalora-ref run 2", "adalora-ref run 9"), "must have the format"),

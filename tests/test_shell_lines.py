@@ -173,7 +173,7 @@ RUN_BY_CI = {
 
 NOT_RUN = {
     "pip install '.[experiments]'": "it installs; .ci/run installs the same by `dev`",
-    "pip install 'adalora-ref[experiments,plots]'": "it installs; .ci/run installs the same by `dev`",
+    "pip install '.[experiments,plots]'": "it installs; .ci/run installs the same by `dev`",
     "pip install '.[browser]'": "it installs; .ci/run does the same before it opens the report page in Chromium",
     "pip install '.[cuda12]'": "it needs a GPU; .ci/run installs what fits one that it finds",
     "adalora-ref trace 1": "it is no command, but the name of a form of file",

@@ -482,6 +482,22 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     assert set(lines) <= set(done.stdout.splitlines())
 
 
+def test_what_a_target_raises_steers_no_terminal(tmp_path: Path) -> None:
+    """Escape sequences and signs that turn text around do not get from an exception into any form of the verdict."""
+    code = (
+        "class Mine:\n    def triplet_scores(self, state, /):\n"
+        "        raise ValueError('\\x1b[2J gone \\u202e turned \\x9b1m')\n"
+    )
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    done = run(tmp_path, "mine:Mine", "--preset", "quick", "--no-repro", "--json", "v.json", "--junit", "v.xml")
+    assert done.returncode == 1
+    assert "raised ValueError: \ufffd[2J gone \ufffd turned \ufffd1m" in done.stdout
+    said = [done.stdout, done.stderr, *((tmp_path / name).read_text(encoding="utf-8") for name in ("v.json", "v.xml"))]
+    assert not {"\x1b", "\x9b", "\u202e"} & set("".join(said))
+    assert ET.fromstring(said[3]).tag == "testsuite"  # noqa: S314  the kit wrote it just now
+    assert "\\u001b" not in said[2]
+
+
 BAD = {
     "no module": (["nowhere"], "there is no module 'nowhere'"),
     "no object": (["mine:Nobody"], "'mine' has no 'Nobody'"),

@@ -19,6 +19,7 @@ from adalora_ref.conformance.limits import SECONDS, OutOfTime
 from adalora_ref.conformance.seen import Seen, case_inputs, expectation
 from adalora_ref.conformance.stages import STAGES, Stage
 from adalora_ref.conformance.target import CannotExpress, Lane, Target, TargetError, leaves, on_host, spoken
+from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.conformance.verdict import Check, Divergence, Row, Verdict, compare, row
 from adalora_ref.convention import Convention, allocate_above_threshold
 
@@ -117,7 +118,7 @@ def asked(
     except OutOfTime:
         stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} took longer than {seconds:g} s {HUNG}")
     except BaseException as error:  # noqa: BLE001  whatever a target raises is a finding about it
-        stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} raised {type(error).__name__}: {error}")
+        stopped = (Verdict.FAIL, math.inf, None, f"{stage.name} raised {what_was_raised(error)}")
     else:
         return returned, host, (Verdict.FAIL, math.inf, None, wrong) if wrong else (), steady
     return {}, {}, stopped, True

@@ -21,6 +21,7 @@ from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host
 from adalora_ref.conformance.trace_diagnosis import wide
+from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.conformance.verdict import Check, Growth, Row, Verdict, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
@@ -89,7 +90,7 @@ def _checked(target: Target, case: Inputs, lane: Lane, number: int, seconds: flo
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # noqa: BLE001  whatever a target raises is a finding about it
-        return Check(*fixed, Verdict.FAIL, np.inf, None, f"train_step raised {type(error).__name__}: {error}"), None
+        return Check(*fixed, Verdict.FAIL, np.inf, None, f"train_step raised {what_was_raised(error)}"), None
     try:
         expected = expected_step(case, lane)
     except Undecided as error:  # either mask is right: the run goes on from the target's

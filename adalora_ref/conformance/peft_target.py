@@ -32,7 +32,9 @@ def peers() -> tuple[Any, Any]:
     try:
         return importlib.import_module("torch"), importlib.import_module("peft")
     except ImportError as error:
-        raise TargetError(f"PEFT is checked with torch and peft: pip install 'adalora-ref[peers]' ({error})") from error
+        raise TargetError(
+            f"PEFT is checked with torch and peft: pip install '.[peers]' in a checkout ({error})"
+        ) from error
 
 
 def peft_version() -> str:

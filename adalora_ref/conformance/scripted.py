@@ -24,6 +24,7 @@ from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.target import Target, TargetError, leaves, on_host, spoken, tree_map
 from adalora_ref.conformance.trace import Each, Judge, Run, Step
 from adalora_ref.conformance.trace_diagnosis import explained, named
+from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.conformance.verdict import Check, Row, Verdict, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
@@ -128,7 +129,7 @@ def _asked(target: Target, name: str, args: tuple[Any, ...], options: Any, secon
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # noqa: BLE001  whatever a target raises is a finding about it
-        return None, f"{name} raised {type(error).__name__}: {error}"
+        return None, f"{name} raised {what_was_raised(error)}"
 
 
 def _changed(before: Any, after: Any, whose: str = "") -> str:

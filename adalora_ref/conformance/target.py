@@ -17,6 +17,7 @@ import numpy as np
 from adalora_ref.array import HALF, backend, like_host, to_numpy
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.limits import time_limit
+from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
 
@@ -75,7 +76,7 @@ class Target:
         try:
             found = getattr(self.held, name, None)
         except Exception as error:
-            raise TargetError(f"{self.name}.{name} raised {type(error).__name__}: {error}") from error
+            raise TargetError(f"{self.name}.{name} raised {what_was_raised(error)}") from error
         return found if callable(found) else None
 
     def require(self, name: str) -> Callable[..., Any]:

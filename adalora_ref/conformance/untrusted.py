@@ -37,6 +37,16 @@ def printable(text: str, most: int) -> str:
     return held if len(held) <= most else held[:most] + "…"
 
 
+def visible(text: str) -> str:
+    """Replace what cannot be seen: control characters and signs that turn the direction of text around."""
+    return "".join(c if c.isprintable() or c in "\n\t" else " " if c.isspace() else "\ufffd" for c in text)
+
+
+def what_was_raised(error: BaseException) -> str:
+    """Return what was raised by code of someone else, as it may stand in a verdict."""
+    return visible(f"{type(error).__name__}: {error}")
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     held = dict(pairs)
     if len(held) != len(pairs):

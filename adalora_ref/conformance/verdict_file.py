@@ -99,6 +99,14 @@ def _number(value: Any, where: str) -> float:
         raise _wrong(where, "a number that a double can hold", value) from None
 
 
+def _value(value: Any, where: str) -> float:
+    """What an element is: true or false, an integer, or a number; each stays what it was."""
+    if isinstance(value, bool):
+        return value
+    number = _number(value, where)
+    return value if isinstance(value, int) else number
+
+
 def _status(value: Any, where: str) -> int:
     if value not in (0, 1, 3) or isinstance(value, bool):
         raise _wrong(where, "0, 1 or 3", value)
@@ -143,7 +151,8 @@ _DIVERGENCE = _record(
     {
         "quantity": _text,
         "element": _many(_count),
-        **dict.fromkeys(("got", "expected", "bound", "ratio", "ulps"), _number),
+        **dict.fromkeys(("got", "expected"), _value),
+        **dict.fromkeys(("bound", "ratio", "ulps"), _number),
     },
 )
 _CHECK = _record(

@@ -14,12 +14,13 @@ No file holds a time or a date, so that two runs with one seed are the same byte
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError
@@ -161,7 +162,15 @@ def read_run(path: Path | str) -> Run:
     ValueError
         If it is no run folder, or a file is missing, cut off or does not fit the others; the message names the file.
     """
-    path = Path(path)
+    try:
+        return _read_run(Path(path))
+    except KeyError as error:
+        raise ValueError(f"{path}: the run folder is damaged: it lacks {error}") from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: the run folder is damaged: {error}") from error
+
+
+def _read_run(path: Path) -> Run:
     config = _read_json(path / "config.json")
     if config.get("format") != FORMAT:
         got = config.get("format")
@@ -238,7 +247,43 @@ def _read_lines(path: Path, total: int) -> list[dict[str, Any]]:
     for number, step in enumerate(steps, start=1):
         if step.keys() != wanted:
             raise ValueError(f"{path}, line {number} must have the fields {sorted(wanted)}; got {sorted(step)}")
+        for name, (right, rule) in RULES.items():
+            if not right(step[name]):
+                raise ValueError(f"{path}, line {number}: {name!r} must be {rule}; got {step[name]!r:.80}")
     return steps
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number in JSON")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _by_matrix(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(right, value.values()))
+
+
+def _many(right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(right, value))
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "phase": (("warmup", "pruning", "final").__contains__, "warmup, pruning or final"),
+    "allocates": (lambda value: isinstance(value, bool), "true or false"),
+    **dict.fromkeys(("loss", "penalty"), (_number, "a finite number")),
+    "budget": (_count, "an integer from 0 on"),
+    **dict.fromkeys(("kept", "parameters"), (_by_matrix(_count), "an integer from 0 on for each matrix")),
+    "threshold": (lambda value: value is None or _number(value), "a finite number or null"),
+    **dict.fromkeys(("revived", "dropped"), (_by_matrix(_many(_count)), "a list of indices for each matrix")),
+    "penalty_share": (_by_matrix(_many(_number)), "a list of finite numbers for each matrix"),
+}
+"""What the fields of a step must be."""
 
 
 def _read_text(path: Path) -> str:
@@ -261,8 +306,8 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json.loads(text, parse_constant=_no_number)
+    except ValueError as error:
         raise ValueError(f"{where} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where} must hold a JSON object; got {type(value).__name__}")  # noqa: TRY004 -- content

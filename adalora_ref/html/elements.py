@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from adalora_ref.conformance.untrusted import visible
+
 INLINE = frozenset(("a", "b", "code", "span", "strong"))
 """After all others a line ends, for someone who reads the source."""
 
 
 def e(tag: str, *children: ET.Element | str | None, **attributes: str | float | None) -> ET.Element:
     """Return an element; of an attribute ``class_`` means class and ``data_step`` data-step, and None leaves it out."""
-    named = {k.rstrip("_").replace("_", "-"): clean(str(v)) for k, v in attributes.items() if v is not None}
+    named = {k.rstrip("_").replace("_", "-"): visible(str(v)) for k, v in attributes.items() if v is not None}
     element = ET.Element(tag, named)
     if tag not in INLINE:
         element.tail = "\n"
@@ -27,14 +29,9 @@ def _append(element: ET.Element, child: ET.Element | str | None) -> None:
     if isinstance(child, ET.Element):
         element.append(child)
     elif child and len(element):
-        element[-1].tail = (element[-1].tail or "") + clean(child)
+        element[-1].tail = (element[-1].tail or "") + visible(child)
     elif child:
-        element.text = (element.text or "") + clean(child)
-
-
-def clean(text: str) -> str:
-    """Replace what cannot be seen: control characters and signs that turn the direction of text around."""
-    return "".join(c if c.isprintable() or c in "\n\t" else " " if c.isspace() else "\ufffd" for c in text)
+        element.text = (element.text or "") + visible(child)
 
 
 def terms(pairs: Iterable[tuple[str, ET.Element | str]], class_: str | None = None) -> ET.Element:

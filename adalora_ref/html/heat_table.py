@@ -71,7 +71,7 @@ def told(cell: heat.Cell) -> str:
     check, d = cell.worst, cell.worst.divergence
     words = f"{check.case}, {check.dtype} on {check.library}: {check.verdict}"
     if cell.verdict not in (Verdict.INCONCLUSIVE, Verdict.NOT_RUN):
-        words += f", error over bound {figure(check.ratio)}"
+        words += f", error over bound {figure(check.ratio)}" if check.ratio else ", exact"
     if d:
         words += f"; {d.where} is {d.got!r}, should be {d.expected!r} within {d.bound:.3g}"
     words += f"; {check.reason}" if check.reason else ""

@@ -27,6 +27,16 @@ CAPTIONS = {
     "revivals": "Who came back and who was dropped, at every allocation.",
 }
 
+OF_ONE_RANK = {
+    "budget": "How many triplets may live, and how many do.",
+    "ranks": "The rank of every matrix after every step: always the same.",
+    "scores": "Scores of the triplets, which decide nothing here.",
+    "revivals": "Nobody is dropped, and nobody comes back.",
+}
+"""What the captions are of a run without an allocation."""
+
+NAMES = {"adalora": "AdaLoRA", "lora": "LoRA"}
+
 
 def run_page(folder: Path, number: int | None, arm: str | None) -> str:
     """Return the page of one seed and one arm of a run.
@@ -64,18 +74,17 @@ def run_page(folder: Path, number: int | None, arm: str | None) -> str:
 def _read(folder: Path) -> Run:
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is neither a run folder, which has a config.json, nor a file with a verdict")
-    try:
-        return read_run(folder)
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder} is damaged: {type(error).__name__}, {error}") from error
+    return read_run(folder)
 
 
 def _top(run: Run, title: str, name: str, held: Shown, steps: Sequence[Mapping[str, Any]]) -> ET.Element:
     config, phases = run.config, Counter(step["phase"] for step in steps)
     lengths = ", ".join(f"{phase} {number}" for phase, number in phases.items())
+    number = len(held.allocations)
+    divided = f"{lengths}; {number} with an allocation" if held.allocations else "none with an allocation"
     facts: list[tuple[str, ET.Element | str]] = [
-        ("Convention", str(config["convention"] if name != "lora" else "LORA")),
-        ("Steps", f"{len(steps)}: {lengths}; {len(held.allocations)} with an allocation"),
+        ("Convention", _convention(run.config, name)),
+        ("Steps", f"{len(steps)}: {divided}"),
         ("Matrices", ", ".join(f"{matrix} {d_out} × {d_in}" for matrix, (d_out, d_in) in config["shapes"].items())),
         ("Arrays", f"{config['dtype']} on {config['backend']}"),
         ("Specification", str(config["specification"])),
@@ -84,6 +93,10 @@ def _top(run: Run, title: str, name: str, held: Shown, steps: Sequence[Mapping[s
     links = [("#pictures", "the pictures"), ("#steps-shown", "step by step")]
     nav = e("nav", *_joined([e("a", words, href=link) for link, words in links]), aria_label="On this page")
     return e("header", e("h1", title), terms(facts, "facts"), nav)
+
+
+def _convention(config: Mapping[str, Any], name: str) -> str:
+    return "LORA" if name == "lora" else str(config["convention"])
 
 
 def _joined(links: list[ET.Element]) -> Iterator[ET.Element | str]:
@@ -112,10 +125,12 @@ def _pictures(arms: Mapping[str, Arm], name: str, config: Mapping[str, Any], num
     import matplotlib.style
 
     beside = arms.get("lora") if name != "lora" else None
+    captions = CAPTIONS if any(step["allocates"] for step in arms[name].steps) else CAPTIONS | OF_ONE_RANK
+    told = {**config, "convention": _convention(config, name)}
     with matplotlib.style.context("default"):  # whatever style the user has set
-        found = figures(arms[name], config, lora=beside, seed=number)
+        found = figures(arms[name], told, name=NAMES.get(name, name), lora=beside, seed=number)
         held = [
-            e("figure", drawing(kind, figure), e("figcaption", CAPTIONS.get(kind, kind)), id=f"picture-{kind}")
+            e("figure", drawing(kind, figure), e("figcaption", captions.get(kind, kind)), id=f"picture-{kind}")
             for kind, figure in found.items()
         ]
     return e("section", e("h2", "Pictures"), e("div", *held, class_="pictures"), id="pictures", aria_label="Pictures")

@@ -22,7 +22,8 @@ def stages_section(report: Report) -> ET.Element:
 
 
 def _stage(row: Row) -> ET.Element:
-    counted = f" {row.run} of {len(row.checks)} checks ran, largest error over bound {_worst(row)}"
+    worst = f"largest error over bound {_worst(row)}" if row.worst else "all exact"
+    counted = f" {row.run} of {len(row.checks)} checks ran, {worst}"
     summary = e("summary", badge(row.verdict), " ", code(row.stage), e("span", counted, class_="aside"))
     failed = row.first_failure
     held: list[ET.Element | None] = [summary]

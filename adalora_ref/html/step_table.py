@@ -23,6 +23,7 @@ def step_section(held: Shown) -> ET.Element:
         e("h2", "Step by step"),
         e("p", *_reading(held)),
         _controls(held),
+        e("p", id="said", class_="unseen", aria_live="polite"),
         last,
         _table(held, at),
         id="steps-shown",
@@ -33,8 +34,9 @@ def step_section(held: Shown) -> ET.Element:
 def _reading(held: Shown) -> Iterator[str]:
     yield (
         f"Each cell is a triplet after the step: {KEPT} kept, {DROPPED} dropped; {CAME_BACK} came back and "
-        f"{JUST_DROPPED} was dropped at the latest allocation. The number is its score to four digits; the bar is its "
-        "logarithm, from the lowest score of the run to the highest, and the line across it the threshold in force."
+        f"{JUST_DROPPED} was dropped at the latest allocation. The number is its score in nats², to four digits; the "
+        "bar is its logarithm, from the lowest score of the run to the highest, and the line across it the threshold "
+        "in force."
     )
     if len(held.steps) < held.total:
         yield f" Of {held.total} steps {len(held.steps)} are shown, every one with an allocation among them."
@@ -69,13 +71,13 @@ def _facts(held: Shown, at: int) -> Iterator[tuple[str, ET.Element | str]]:
     yield "Phase", e("span", held.phases[at], id="fact-phase")
     yield "Budget", e("span", f"{held.budgets[at]:d}", id="fact-budget")
     yield "Kept", e("span", f"{kept} of {sum(held.ranks.values())} triplets", id="fact-kept")
-    yield "Loss", e("span", scientific(held.losses[at]), id="fact-loss")
+    yield "Loss (nats)", e("span", scientific(held.losses[at]), id="fact-loss")
     yield "Accuracy, last measured", e("span", percent(held.accuracies[at]), id="fact-accuracy")
     yield (
         "Latest allocation",
         e("span", "none yet" if allocation is None else f"step {allocation.step}", id="fact-latest"),
     )
-    yield "Threshold", e("span", scientific(allocation.threshold if allocation else None), id="fact-threshold")
+    yield "Threshold (nats²)", e("span", scientific(allocation.threshold if allocation else None), id="fact-threshold")
     yield f"{JUST_DROPPED} Dropped there", e("span", named(allocation.dropped if allocation else []), id="fact-dropped")
     yield f"{CAME_BACK} Came back there", e("span", named(allocation.revived if allocation else []), id="fact-revived")
 

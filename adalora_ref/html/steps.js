@@ -22,6 +22,7 @@ document.documentElement.classList.add("scripts-run");
   const named = (who) => who.map(([name, list]) => name + ": " + list.join(", ")).join("; ") || "nobody";
   const members = (who) => new Set(who.flatMap(([name, list]) => list.map((i) => name + "\u0000" + i)));
   const latest = (step) => held.allocations.filter((allocation) => allocation.step <= step).pop();
+  const due = held.allocations.map((allocation) => allocation.step);
   const nobody = { step: null, threshold: null, dropped: [], revived: [] };
 
   const show = (at) => {
@@ -54,7 +55,11 @@ document.documentElement.classList.add("scripts-run");
     };
     for (const [name, text] of Object.entries(facts)) byId("fact-" + name).textContent = text;
     slider.value = at;
-    slider.setAttribute("aria-valuetext", "step " + step + ", " + held.phases[at] + ", " + kept + " kept");
+    const said = "step " + step + ", " + held.phases[at] + ", " + kept + " kept";
+    slider.setAttribute("aria-valuetext", said);
+    if (document.activeElement !== slider) byId("said").textContent = said; // the slider is read out by itself
+    byId("back").setAttribute("aria-disabled", !due.some((other) => other < step));
+    byId("on").setAttribute("aria-disabled", !due.some((other) => other > step));
     if (document.activeElement !== number) number.value = step;
   };
 
@@ -67,7 +72,6 @@ document.documentElement.classList.add("scripts-run");
   slider.addEventListener("input", () => show(Number(slider.value)));
   number.addEventListener("input", () => { if (number.value !== "") show(nearest(Number(number.value))); });
   number.addEventListener("change", () => { number.value = held.steps[Number(slider.value)]; });
-  const due = held.allocations.map((allocation) => allocation.step);
   const now = () => held.steps[Number(slider.value)];
   byId("back").addEventListener("click", () => jump(due.filter((step) => step < now()).reverse()));
   byId("on").addEventListener("click", () => jump(due.filter((step) => step > now())));

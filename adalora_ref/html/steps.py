@@ -33,6 +33,7 @@ class Shown(NamedTuple):
     ranks: dict[str, int]
     steps: list[int]
     phases: list[str]
+    """Without an allocation there are none."""
     budgets: list[int]
     losses: list[float]
     accuracies: list[float | None]
@@ -62,16 +63,17 @@ def shown(arm: Arm) -> Shown:
     records = [arm.steps[at] for at in steps]
     scores = np.concatenate(list(timeline.scores.values()), axis=1)[steps]  # (steps, N)
     masks = np.concatenate(list(timeline.masks.values()), axis=1)[steps]  # (steps, N)
+    due = [record for record in arm.steps if record["allocates"]]
     return Shown(
         ranks,
         steps,
-        [str(record["phase"]) for record in records],
+        [str(record["phase"]) if due else "–" for record in records],
         [int(record["budget"]) for record in records],
         [rounded(record["loss"]) for record in records],
         [_last_measured(timeline, step) for step in steps],
         [[rounded(score) for score in held] for held in scores.tolist()],
         masks.tolist(),
-        [_allocation(record) for record in arm.steps if record["allocates"]],
+        [_allocation(record) for record in due],
         len(arm.steps),
     )
 

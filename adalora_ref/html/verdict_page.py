@@ -57,9 +57,11 @@ def _top(stored: Stored) -> ET.Element:
 
 
 def in_words(report: Report) -> tuple[str, str]:
-    """What the target does, and the counts, of the verdict's sentence."""
+    """What the target does, in how many of the stages if not in all, and the counts of the verdict's sentence."""
     word, _, counts = report.sentence.removeprefix(f"{report.target} ").partition(": ")
-    return word, counts
+    ran = sum(row.run > 0 for row in report.rows)
+    part = report.status == 0 and ran < len(report.rows)
+    return (f"{word} in {ran} of {len(report.rows)} stages; the others were not run" if part else word), counts
 
 
 def _next_steps(report: Report, first: First | None) -> ET.Element:

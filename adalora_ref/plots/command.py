@@ -23,10 +23,12 @@ METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"Creator": MARK, "Producer": None, "CreationDate": None},
 }
 """No date and no version, so that one run gives the same bytes each time."""
-STYLE: dict[str, Any] = {"svg.hashsalt": MARK, "savefig.dpi": 100}
+STYLE: dict[str, Any] = {"svg.hashsalt": MARK}
+DPI = 100
+"""Of a png, unless another is asked for."""
 
 
-def plot(path: Path, *, seed: int | None, out: Path | None, form: str) -> list[Path]:
+def plot(path: Path, *, seed: int | None, out: Path | None, form: str, dpi: int | None = None) -> list[Path]:
     """Draw the run in *path*, and return the files that were written: all of them, or none.
 
     Raises
@@ -34,14 +36,16 @@ def plot(path: Path, *, seed: int | None, out: Path | None, form: str) -> list[P
     RuntimeError
         If matplotlib is not installed.
     ValueError
-        If *path* is no run folder, or has not this seed.
+        If *path* is no run folder, or has not this seed; if *dpi* is given for a form that has no pixels.
     OSError
         If a file in the way is not one of ours, or cannot be written.
     """
+    if dpi is not None and form != "png":
+        raise ValueError(f"--dpi is for --format png, which alone is made of pixels; got --format {form}")
     require_matplotlib()
     number, held, run = _chosen(path, seed)
     folder = path / "plots" if out is None else out
-    drawn = pictures(held, run.config, number, form)
+    drawn = pictures(held, run.config, number, form, dpi or DPI)
     return write_all({folder / f"seed{number}-{name}.{form}": data for name, data in drawn.items()})
 
 
@@ -50,7 +54,9 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise RuntimeError(f"pictures are drawn with matplotlib: pip install 'adalora-ref[plots]' ({error})") from error
+        raise RuntimeError(
+            f"pictures are drawn with matplotlib: pip install '.[plots]' in a checkout ({error})"
+        ) from error
 
 
 def _chosen(path: Path, seed: int | None) -> tuple[int, Seed, Run]:
@@ -63,11 +69,11 @@ def _chosen(path: Path, seed: int | None) -> tuple[int, Seed, Run]:
     return number, run.seeds[number], run
 
 
-def pictures(held: Seed, config: Mapping[str, Any], seed: int, form: str) -> dict[str, bytes]:
+def pictures(held: Seed, config: Mapping[str, Any], seed: int, form: str, dpi: int) -> dict[str, bytes]:
     """Every picture of one seed as a file, whatever style the user has set for matplotlib."""
     import matplotlib.style
 
-    with matplotlib.style.context(["default", STYLE]):
+    with matplotlib.style.context(["default", STYLE, {"savefig.dpi": dpi}]):
         drawn = figures(held.arms["adalora"], config, lora=held.arms["lora"], seed=seed)
         return {name: encoded(figure, form) for name, figure in drawn.items()}
 

@@ -77,7 +77,9 @@ class Exchange(NamedTuple):
 
 
 def phases(arm: Arm, /) -> list[Phase]:
-    """The phases that have steps, in order."""
+    """The phases that have steps, in order; without an allocation a run is one whole, named so."""
+    if not allocations(arm).size:
+        return [Phase("whole", 0, len(arm.steps))]
     found = []
     for name, held in groupby(arm.steps, key=lambda step: str(step["phase"])):
         numbers = [int(step["step"]) for step in held]
@@ -112,7 +114,7 @@ def grid(kept: Mapping[str, int], /) -> Grid:
            [1, 4]]))
     """
     parts = {name: re.fullmatch(r"(\D*)(\d+)(\D*)", name) for name in kept}
-    places = {name: (f"{m[1]}{m[3]}".strip("._"), m[2]) for name, m in parts.items() if m}
+    places = {name: (_kind(m[1], m[3]), m[2]) for name, m in parts.items() if m}
     kinds = list(dict.fromkeys(kind for kind, _ in places.values()))
     if len(places) < len(kept) or len(kinds) < 2:
         return Grid(["rank"], list(kept), np.asarray([list(kept.values())]))
@@ -121,6 +123,11 @@ def grid(kept: Mapping[str, int], /) -> Grid:
     for name, (kind, layer) in places.items():
         found[kinds.index(kind), layers.index(layer)] = kept[name]
     return Grid(kinds, layers, found)
+
+
+def _kind(before: str, after: str) -> str:
+    """A name without its number: a dot on both sides of that is one dot."""
+    return re.sub(r"([._])[._]+", r"\1", before + after).strip("._")
 
 
 def labelled(values: Array, edges: Sequence[int], /, *, least: float) -> list[tuple[int, int]]:
@@ -172,6 +179,11 @@ def defects(arm: Arm, config: Mapping[str, Any], /) -> list[Defects]:
         least = {name: (r - d) ** 0.5 for name, (r, d) in vectors.items() if r > d}
         found.append(Defects(what, norm, held, vectors, least))
     return found
+
+
+def spread(held: Defects, /) -> Array:
+    """(levels, steps): percentiles over the matrices, where they are too many for a line each."""
+    return np.asarray(np.percentile(np.stack(list(held.by_matrix.values())), LEVELS, axis=0))
 
 
 def exchange(arm: Arm, /) -> Exchange:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +10,14 @@ import numpy as np
 from adalora_ref.experiments.run_folder import Arm
 from adalora_ref.plots import data
 from adalora_ref.plots.style import (
+    ACROSS,
     BLUE,
     DASHES,
+    DIGIT,
     GREEN,
     LABELLED,
     LEGEND,
-    NARROW,
+    MANY,
     OUTSIDE,
     VERMILION,
     ink,
@@ -29,11 +31,18 @@ from adalora_ref.plots.style import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def figures(
-    arm: Arm, config: Mapping[str, Any], /, *, lora: Arm | None = None, seed: int | None = None
+    arm: Arm,
+    config: Mapping[str, Any],
+    /,
+    *,
+    name: str = "AdaLoRA",
+    lora: Arm | None = None,
+    seed: int | None = None,
 ) -> dict[str, Figure]:
     """Draw every picture of *arm*, in order of display; needs matplotlib, and none of pyplot's global state.
 
@@ -41,6 +50,8 @@ def figures(
     ----------
     config
         Of the run: `Run.config`.
+    name
+        Of *arm*, where others are drawn beside it.
     lora
         The baseline, drawn beside *arm* where both have the quantity.
     seed
@@ -59,7 +70,7 @@ def figures(
         "final_ranks": draw_final_ranks(arm, below),
         "scores": draw_scores(arm, below),
         "orthogonality": draw_orthogonality(arm, config, below),
-        "loss": draw_loss(arm, lora, below),
+        "loss": draw_loss({name: arm} if lora is None else {name: arm, "LoRA": lora}, below),
         "revivals": draw_revivals(arm, below),
     }
 
@@ -90,12 +101,14 @@ def draw_ranks(arm: Arm, below: str) -> Figure:
     rows, steps = held.kept.shape
     figure = new_figure(2.2 + 0.42 * rows)
     axes = figure.subplots()
+    least, full = int(held.kept.min()), int(held.kept.max())
     image = axes.imshow(
-        held.kept, aspect="auto", interpolation="nearest", **rank_colours(int(held.kept.max())),
+        held.kept, aspect="auto", interpolation="nearest", **rank_colours(least, full),
         extent=(-0.5, steps - 0.5, rows - 0.5, -0.5),
     )  # fmt: skip
+    room = DIGIT * steps * len(str(full))
     for row, kept in enumerate(held.kept):
-        for first, end in data.labelled(kept, [phase.first for phase in phases], least=NARROW / 2 * steps):
+        for first, end in data.labelled(kept, [phase.first for phase in phases], least=room):
             rank, middle = int(kept[first]), (first + end - 1) / 2
             axes.text(middle, row, str(rank), ha="center", va="center", color=ink(image, rank))
     shade(axes, phases, grey=False)
@@ -115,7 +128,7 @@ def draw_final_ranks(arm: Arm, below: str) -> Figure:
     figure = new_figure(1.9 + 0.5 * rows)
     axes = figure.subplots()
     shown = np.ma.masked_less(held.ranks, 0)
-    image = axes.imshow(shown, aspect="auto", **rank_colours(int(kept.max())))
+    image = axes.imshow(shown, aspect="auto", **rank_colours(int(kept.min()), int(kept.max())))
     for (row, column), rank in np.ndenumerate(held.ranks):
         if rank >= 0:
             axes.text(column, row, str(rank), ha="center", va="center", color=ink(image, rank), fontsize=12)
@@ -143,8 +156,11 @@ def draw_scores(arm: Arm, below: str) -> Figure:
         if np.isnan(bands).all():
             continue
         for low, high, alpha in ((0, 4, 0.18), (1, 3, 0.35)):
-            filled = axes.fill_between(steps, bands[low], bands[high], alpha=alpha, color=colour, linewidth=0)
-            filled.set_hatch(hatch)
+            axes.fill_between(steps, bands[low], bands[high], facecolor=(colour, alpha), linewidth=0)
+        if hatch:  # by itself: a pattern of SVG has no pale ground
+            axes.fill_between(
+                steps, bands[0], bands[4], facecolor="none", edgecolor=colour, linewidth=0, hatch=hatch
+            )  # fmt: skip
         axes.plot(steps, bands[2], color=colour, linestyle=dash, linewidth=1.8, label=name)
     if held.allocations.size:
         marks: dict[str, Any] = {"marker": "D", "markersize": 3.5, "markevery": held.allocations.tolist()}
@@ -164,40 +180,57 @@ def draw_scores(arm: Arm, below: str) -> Figure:
 
 def draw_orthogonality(arm: Arm, config: Mapping[str, Any], below: str) -> Figure:
     """The paper's Figure 4: how far B's columns and A's rows are from orthonormal, a line for each matrix."""
-    phases, steps = data.phases(arm), np.arange(len(arm.steps))
+    phases = data.phases(arm)
     figure = new_figure(6.0)
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
     sides = data.defects(arm, config)
     for axes, side in zip(panels, sides, strict=True):
         shade(axes, phases, named=axes is panels[0])
-        for index, (name, defect) in enumerate(side.by_matrix.items()):
-            axes.plot(steps, defect, label=name, **look_of(index))
-        for least in side.least.values():
+        _draw_defects(axes, side)
+        for least in sorted(set(side.least.values())):
             axes.axhline(least, color="0.35", linewidth=0.8, label="_least")
         axes.set(yscale="log", ylabel=f"{side.norm} (no unit)")
         name_powers(axes)
         over_steps(axes, phases)
     panels[0].set(xlabel="")
     handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, **OUTSIDE, ncols=min(6, len(handles[0])), loc="outside lower center")
+    longest = max(map(len, handles[1]))
+    ncols = max(1, min(6, len(handles[0]), ACROSS // (longest + 8)))
+    figure.legend(*handles, **OUTSIDE, ncols=ncols, loc="outside lower center")
     tight = [f"{name}: {side.vectors[name][0]} {side.what} in {side.vectors[name][1]} dimensions"
              for side in sides for name in side.least]  # fmt: skip
-    why = f" · thin: the least possible ({'; '.join(tight[:1])}{'; …' * (len(tight) > 1)})" if tight else ""
+    told = f"{tight[0]}{'; …' * (len(tight) > 1)}" if tight else ""
+    told = "more vectors than dimensions" if len(told) > ACROSS // 2 else told
+    why = f" · thin: the least possible ({told})" if tight else ""
     name_axes(panels[0], "How far B's columns and A's rows are from orthonormal", below + why)
     return figure
 
 
-def draw_loss(arm: Arm, lora: Arm | None, below: str) -> Figure:
-    """The loss of every step with its moving mean, and the accuracy on held-out examples."""
-    phases = data.phases(arm)
+def _draw_defects(axes: Axes, side: data.Defects) -> None:
+    """A line for each matrix; of many, the range, the middle half and the median."""
+    if len(side.by_matrix) <= MANY:
+        for index, (name, defect) in enumerate(side.by_matrix.items()):
+            axes.plot(defect, label=name, **look_of(index))
+        return
+    bands = data.spread(side)
+    steps = np.arange(bands.shape[1])
+    for low, high, alpha, label in ((0, 4, 0.18, "their range"), (1, 3, 0.35, "their middle half")):
+        axes.fill_between(steps, bands[low], bands[high], facecolor=(BLUE, alpha), linewidth=0, label=label)
+    axes.plot(steps, bands[2], label=f"median of {len(side.by_matrix)} matrices", **look_of(0))
+
+
+def draw_loss(arms: Mapping[str, Arm], below: str) -> Figure:
+    """The loss of every step with its moving mean, and the accuracy on held-out examples; the first arm's phases."""
+    phases = data.phases(next(iter(arms.values())))
     figure = new_figure(6.0)
     above, under = figure.subplots(2, 1, sharex=True)
-    arms = {"AdaLoRA": (arm, BLUE, "-"), "LoRA": (lora, VERMILION, DASHES[1])}
-    for name, (held, colour, dash) in arms.items():
-        if held is None:
-            continue
+    looks: Sequence[tuple[str, Any, dict[str, Any]]] = (
+        (BLUE, "-", {"linewidth": 0.6}),
+        (VERMILION, DASHES[1], {"linestyle": "", "marker": "x", "markersize": 3}),
+    )
+    for (name, held), (colour, dash, thin) in zip(arms.items(), looks, strict=False):
         losses, window = data.losses(held), max(1, len(held.steps) // 20)
-        above.plot(np.arange(len(losses)), losses, color=colour, linewidth=0.6, alpha=0.45, label="_step")
+        above.plot(np.arange(len(losses)), losses, color=colour, alpha=0.55, label="_step", **thin)
         above.plot(*data.smoothed(losses, window), color=colour, linestyle=dash, linewidth=1.8, label=name)
         at, right = held.timeline.measured, 100.0 * held.timeline.accuracy
         label = f"{name}, {right[-1]:.1f} % at the end"
@@ -207,8 +240,14 @@ def draw_loss(arm: Arm, lora: Arm | None, below: str) -> Figure:
         over_steps(axes, phases)
     above.set(yscale="log", ylabel="loss of the task (nats)", xlabel="")
     name_powers(above)
-    above.legend(**LEGEND, loc="upper right", ncols=2, title=f"thin: each step; thick: mean over {window} steps")
-    under.set(ylabel="right on held-out (%)", ylim=(0, 102))
+    thin_too = "thin, ×" if len(arms) > 1 else "thin"
+    above.legend(
+        **LEGEND,
+        loc="upper right",
+        ncols=2,
+        title=f"{thin_too}: each step; thick: mean over {window} steps",
+    )
+    under.set(ylabel="accuracy, held-out (%)", ylim=(0, 102))
     under.legend(**LEGEND, loc="lower right")
     name_axes(above, "Loss while training, and accuracy on held-out examples", below)
     return figure
@@ -261,4 +300,4 @@ def _ranks_in_words(kept: data.Array) -> str:
 def _whole_ticks() -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(integer=True)
+    return MaxNLocator(integer=True, min_n_ticks=1)

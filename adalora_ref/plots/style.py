@@ -20,11 +20,25 @@ BLACK, ORANGE, BLUE, GREEN, VERMILION, PURPLE, SKY = (
 COLOURS = (BLUE, VERMILION, GREEN, BLACK, PURPLE, ORANGE, SKY)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-PHASES = {"warmup": ("warm-up", "0.97"), "pruning": ("pruning", "0.88"), "final": ("final", "0.94")}
+PHASES = {
+    "warmup": ("warm-up", "0.97"),
+    "pruning": ("pruning", "0.88"),
+    "final": ("final", "0.94"),
+    "whole": ("", "1.0"),
+}
 LEGEND: dict[str, Any] = {"frameon": True, "framealpha": 0.85, "edgecolor": "none", "fontsize": 9, "title_fontsize": 9}
 OUTSIDE: dict[str, Any] = {"frameon": False, "fontsize": 9, "title_fontsize": 9}
 NARROW = 0.075
-"""A phase or a run of equal ranks with less of the axis than this has no room for its name."""
+"""A phase with less of the axis than this has no room for its name."""
+
+DIGIT = 0.016
+"""What each digit of a number needs of the axis."""
+
+ACROSS = 116
+"""So many small letters fit across a picture."""
+
+MANY = 12
+"""More lines than these cannot be told apart, nor named below."""
 
 LABELLED = 40
 """More bars than these get no number each."""
@@ -88,11 +102,11 @@ def look_of(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)], "linewidth": 1.6}
 
 
-def rank_colours(full: int) -> dict[str, Any]:
-    """A colour for each rank from 0 to *full*, darker the smaller."""
+def rank_colours(least: int, full: int) -> dict[str, Any]:
+    """A colour for each rank from *least* to *full*, darker the smaller, as far apart in grey as so many can be."""
     from matplotlib import colormaps
 
-    return {"cmap": colormaps["viridis"].resampled(full + 1), "vmin": -0.5, "vmax": full + 0.5}
+    return {"cmap": colormaps["viridis"].resampled(full - least + 1), "vmin": least - 0.5, "vmax": full + 0.5}
 
 
 def ink(image: Any, value: float) -> str:
