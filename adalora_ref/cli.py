@@ -37,7 +37,7 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 @contextmanager
-def in_one_sentence() -> Iterator[None]:
+def in_one_sentence(interrupted: str = "Interrupted; nothing half-written is left.") -> Iterator[None]:
     """Turn what the package refuses into ``Error: …`` and status 2, a diverged run into status 1, Ctrl-C into 130.
 
     SIGTERM ends the command as Ctrl-C does, with status 143, so that what it was writing is cleared away.
@@ -48,7 +48,7 @@ def in_one_sentence() -> Iterator[None]:
     except Terminated:
         raise SystemExit(143) from None
     except KeyboardInterrupt:
-        click.echo("Interrupted; nothing half-written is left.", err=True)
+        click.echo(interrupted, err=True)
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise
@@ -327,7 +327,7 @@ def explain(stage: str | None, **options: Any) -> None:
 
     With --check the exit status is 0 if your result is right, 1 if not, 2 for wrong usage.
     """
-    with in_one_sentence():
+    with in_one_sentence("Interrupted."):
         from adalora_ref.explain import command, drawing
 
         check = options.pop("check")

@@ -36,8 +36,16 @@ def linear_forward(
 
     Parameters
     ----------
+    x
+        The input, samples as rows; any number of axes before the last.
+    W
+        The frozen weight.
+    factors
+        B, s and A.
     scale
         Any finite real number; α / max(1, r) under SPEC.
+    bias
+        The frozen bias b.
     dropout_mask
         Multiplies the input of the adapter alone, and already holds the factor 1 / (1 − p).
 

@@ -87,7 +87,7 @@ def visits() -> dict[str, Visit]:
             (
                 Line("adalora-ref explain"),
                 Line("adalora-ref explain layer"),
-                Line("adalora-ref explain schedule --seed 3 --numbers random"),
+                Line("adalora-ref explain scores --seed 3 --numbers random"),
                 Line("adalora-ref explain run"),
             ),
             block("explain.md", "text"),

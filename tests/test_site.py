@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -219,6 +220,12 @@ def built(folder: Path) -> dict[str, Page]:
     return {path.relative_to(folder).as_posix(): Page(path) for path in folder.rglob("*.html") if path.stem != "404"}
 
 
+def signatures(html: str) -> list[str]:
+    """The lines of the signatures on a page of the API reference."""
+    blocks = re.findall(r'<div class="doc-signature highlight">.*?<code>(.*?)</code>', html, flags=re.DOTALL)
+    return [line for block in blocks for line in unescape(re.sub(r"<[^>]*>", "", block)).splitlines()]
+
+
 def target(page: str, link: str) -> tuple[str, str]:
     """(file, anchor) to which a link of *page* leads."""
     parts = urlsplit(link)
@@ -244,7 +251,7 @@ def test_pages_read_alike_everywhere() -> None:
 
 
 def test_the_site(tmp_path: Path) -> None:
-    """It builds strictly; links lead somewhere, nothing is fetched, functions and equations are one click apart."""
+    """It builds strictly; links lead somewhere, nothing is fetched, functions and equations are a click apart."""
     if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings")):
         pytest.skip("the site needs MkDocs Material and mkdocstrings, the extra `docs`; one is not installed")
     pages = built(tmp_path)
@@ -263,6 +270,9 @@ def test_the_site(tmp_path: Path) -> None:
                 entries.setdefault(place.removeprefix("adalora_ref."), set()).add(anchor)
             if name == "specification.html" and path.startswith("api/") and place in named:
                 named[place].add(anchor.removeprefix("adalora_ref."))
+        if name.startswith("api/"):
+            lines = signatures((tmp_path / name).read_text(encoding="utf-8"))
+            assert max(map(len, lines), default=0) <= 100, name
     told = equations()
     assert {f: entries[f] - {""} for f in FUNCTIONS} == {
         f: {f"equation-{number}" for number in cited(f)} for f in FUNCTIONS

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from adalora_ref.adamw import adamw_step, init_adamw
 from adalora_ref.array import namespace
 from adalora_ref.explain import drawing
 from adalora_ref.explain.drawing import Options
 from adalora_ref.explain.steps import Scope, Step, Worked, carried_out, given, scope_of
+from adalora_ref.factors import Factors
 
 
 def adamw(options: Options) -> Worked:
     """The second step of AdamW, from the moments that the first one left."""
     rng = options.rng()
-    w, (before, g) = drawing.factors(rng, options), drawing.two_gradients(rng, options)
+    w = drawing.telling(lambda: drawing.factors(rng, options), _decays)
+    before, g = drawing.two_gradients(rng, options)
     beta1, beta2, epsilon, decay = (0.5, 0.5, 0.0, 0.5) if options.exact else (0.9, 0.999, 1e-8, 0.1)
     told = {"learning_rate": 0.5, "beta1": beta1, "beta2": beta2, "epsilon": epsilon, "weight_decay": decay}
     _, state = adamw_step(w, before, init_adamw(w), **told)
@@ -26,6 +30,10 @@ def adamw(options: Options) -> Worked:
     new, moments = adamw_step(w, g, state, **told)
     returned = {"w": new, "m": moments.first, "v": moments.second, "steps": moments.steps}
     return Worked(starts, {"The step": _adamw_steps(scope)}, returned, "adamw_step")
+
+
+def _decays(w: Factors) -> bool:
+    return bool(np.all(w.s) and np.any(w.B) and np.any(w.A))
 
 
 def _adamw_steps(scope: Scope) -> list[Step]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from adalora_ref.factors import Factors
+from adalora_ref.linear import linear_backward, linear_forward
+from adalora_ref.orthogonality import orthogonality_penalty
 
+T = TypeVar("T")
 NUMBERS = ("integers", "random")
 TRIES = 10_000
+SCALE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,26 +73,62 @@ def factors(rng: np.random.Generator, options: Options, draw: Any = array) -> Fa
     return Factors(*(draw(rng, options, *shape) for shape in shapes))
 
 
+def telling(draw: Callable[[], T], tells: Callable[[T], bool]) -> T:
+    """The first draw that *tells*, so that no quantity can be left out unnoticed; after many tries the last."""
+    for _ in range(TRIES):
+        if tells(drawn := draw()):
+            break
+    return drawn
+
+
 def layer(options: Options) -> tuple[dict[str, Any], Factors]:
-    """x, W, dy and the factors of a layer."""
+    """x, W, dy and the factors of a layer: every entry of ds counts, and no other result is all zeros."""
     if options == Options():
         return EXERCISE, EXERCISE_FACTORS
     rng = options.rng()
     shapes = {"x": (options.n, options.d_in), "W": (options.d_out, options.d_in), "dy": (options.n, options.d_out)}
-    return {name: array(rng, options, *shape) for name, shape in shapes.items()}, factors(rng, options)
+
+    def draw() -> tuple[dict[str, Any], Factors]:
+        return {name: array(rng, options, *shape) for name, shape in shapes.items()}, factors(rng, options)
+
+    def tells(drawn: tuple[dict[str, Any], Factors]) -> bool:
+        arrays, held = drawn
+        x, W, dy = arrays["x"], arrays["W"], arrays["dy"]
+        y, cache = linear_forward(x, W, held, scale=SCALE)
+        dx, (dB, ds, dA) = linear_backward(dy, cache)
+        parts = (x @ W.T, y - x @ W.T, dB, dA, dy @ W, dx - dy @ W)
+        return bool(np.all(held.s * ds)) and all(np.any(part) for part in parts)
+
+    return telling(draw, tells)
 
 
-def with_whole_norms(options: Options) -> Factors:
-    """Factors whose two defects have whole norms above 0, if the sizes allow it and the numbers are integers."""
+def penalised(options: Options, *, whole_norms: bool = False) -> Factors:
+    """Factors with a gradient of both defects, which for integers may be asked to have whole norms, if sizes allow."""
     if options == Options():
         return EXERCISE_FACTORS
     rng = options.rng()
-    held = factors(rng, options)
-    for _ in range(TRIES if options.exact else 0):
-        if all(square and math.isqrt(square) ** 2 == square for square in _squared_defects(held)):
-            break
-        held = factors(rng, options)
-    return held
+
+    def tells(held: Factors) -> bool:
+        if whole_norms and options.exact and any(math.isqrt(n) ** 2 != n for n in _squared_defects(held)):
+            return False
+        _, gradient = orthogonality_penalty(held)
+        return bool(np.any(gradient.B) and np.any(gradient.A))
+
+    return telling(lambda: factors(rng, options), tells)
+
+
+def averages(rng: np.random.Generator, options: Options) -> tuple[Factors, Factors]:
+    """Ī and Ū whose product counts in every term of every score."""
+
+    def pair(*shape: int, axis: int | None = None) -> tuple[Any, Any]:
+        def tells(drawn: tuple[Any, Any]) -> bool:
+            product = drawn[0] * drawn[1]
+            return bool(np.all(product if axis is None else np.sum(product, axis=axis)))
+
+        return telling(lambda: (positive(rng, options, *shape), positive(rng, options, *shape)), tells)
+
+    pairs = (pair(options.d_out, options.r, axis=0), pair(options.r), pair(options.r, options.d_in, axis=1))
+    return Factors(*(mean for mean, _ in pairs)), Factors(*(deviation for _, deviation in pairs))
 
 
 def _squared_defects(held: Factors) -> list[int]:

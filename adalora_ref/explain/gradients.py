@@ -7,12 +7,10 @@ from functools import partial
 from adalora_ref import orthogonality
 from adalora_ref.array import namespace
 from adalora_ref.explain import drawing
-from adalora_ref.explain.drawing import Options
+from adalora_ref.explain.drawing import SCALE, Options
 from adalora_ref.explain.steps import Scope, Step, Worked, carried_out, given, named, scope_of
 from adalora_ref.factors import Factors
 from adalora_ref.linear import linear_backward, linear_forward
-
-SCALE = 2.0
 
 
 def layer(options: Options) -> Worked:
@@ -59,7 +57,7 @@ def _backward(scope: Scope) -> list[Step]:
 
 def penalty(options: Options) -> Worked:
     """The squared penalty and its gradient."""
-    factors = drawing.EXERCISE_FACTORS if options == Options() else drawing.factors(options.rng(), options)
+    factors = drawing.penalised(options)
     function = orthogonality.orthogonality_penalty
     scope = scope_of(function, xp=namespace(factors.B), **named(factors))
     step = partial(carried_out, scope, function)
@@ -76,7 +74,7 @@ def penalty(options: Options) -> Worked:
 
 def norm(options: Options) -> Worked:
     """The penalty without the square, as in the released code, and its gradient."""
-    factors = drawing.with_whole_norms(options)
+    factors = drawing.penalised(options, whole_norms=True)
     function = orthogonality.orthogonality_norm
     scope = scope_of(function, xp=namespace(factors.B), **named(factors))
     step = partial(carried_out, scope, function)

@@ -30,6 +30,8 @@ Every number is a multiple of 1/32, so a pencil gives it exactly:
     I      |w · g|, its sensitivity             Ī   the average of I
     Ū      the average of |I - Ī|               w′  the entry after the step
     score  Ī·Ū of s, plus the means of Ī·Ū over B's column and over A's row
+
+Triplets count from 1, as in formulas: q₁ is q[0] in code. Steps count from 0.
 """
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from adalora_ref import allocation, budget, importance
 from adalora_ref.array import namespace
 from adalora_ref.explain import drawing
 from adalora_ref.explain.drawing import Options
 from adalora_ref.explain.steps import Step, Worked, carried_out, found, given, named, scope_of
+from adalora_ref.factors import Factors, map_factors
 
 LETTERS = ("b⁰", "b^T", "t_i", "t_f", "T", "ΔT")
 """Of a schedule's attributes, in their order."""
@@ -17,8 +21,7 @@ LETTERS = ("b⁰", "b^T", "t_i", "t_f", "T", "ΔT")
 def smoothing(options: Options) -> Worked:
     """Sensitivity and its two averages."""
     rng, function = options.rng(), importance.update_importance
-    w, g = drawing.factors(rng, options), drawing.factors(rng, options)
-    mean, deviation = (drawing.factors(rng, options, drawing.positive) for _ in range(2))
+    w, g, mean, deviation = drawing.telling(lambda: _smoothed(rng, options), _moves)
     beta = 0.5 if options.exact else 0.85
     scope = scope_of(function, xp=namespace(w.s), w=w, g=g, I_bar=mean, U_bar=deviation, beta1=beta, beta2=beta)
     step = partial(carried_out, scope, function)
@@ -34,10 +37,21 @@ def smoothing(options: Options) -> Worked:
     return Worked(starts, {"The update": update}, returned, "update_importance")
 
 
+def _smoothed(rng: np.random.Generator, options: Options) -> tuple[Factors, ...]:
+    signed = [drawing.factors(rng, options) for _ in range(2)]
+    return *signed, *(drawing.factors(rng, options, drawing.positive) for _ in range(2))
+
+
+def _moves(drawn: tuple[Factors, ...]) -> bool:
+    """Whether I and |I − Ī| count: in every entry of s, and somewhere in B and in A."""
+    B, s, A = map_factors(lambda w, g, mean, _: w * g * (np.abs(w * g) - mean), *drawn)
+    return bool(np.any(B) and np.all(s) and np.any(A))
+
+
 def scores(options: Options) -> Worked:
     """One number for each triplet."""
     rng = options.rng()
-    state = importance.Importance(*(drawing.factors(rng, options, drawing.positive) for _ in range(2)))
+    state = importance.Importance(*drawing.averages(rng, options))
     mean, deviation = state
     starts = [given("I_bar", mean, "Ī"), given("U_bar", deviation, "Ū")]
     product = carried_out(
@@ -59,10 +73,10 @@ def scores(options: Options) -> Worked:
 def schedule(options: Options) -> Worked:
     """The budget at one step of the pruning phase, then at all steps."""
     rng = options.rng()
-    window = int(rng.integers(4, 8))
     told = {"initial": 4 * options.r, "target": options.r, "warmup": 2, "final": 2}
+    window, left = drawing.telling(lambda: (int(rng.integers(4, 8)), int(rng.integers(1, 7))), partial(_falls, options))
     told |= {"total": 4 + window, "interval": 2}
-    held, t = budget.BudgetSchedule(**told), 2 + int(rng.integers(1, window - 1))
+    held, t = budget.BudgetSchedule(**told), 2 + window - left
     due_scope = scope_of(budget.allocates_at, schedule=held, step=t, phase=budget.phase_at(held, t))
     step = partial(carried_out, scope_of(budget.budget_at, schedule=held, step=t), budget.budget_at)
     one = [
@@ -81,6 +95,13 @@ def schedule(options: Options) -> Worked:
                   "budget_at and allocates_at")  # fmt: skip
 
 
+def _falls(options: Options, drawn: tuple[int, int]) -> bool:
+    """Whether the excess is above 0 and has been rounded down, and what is left is not what has passed."""
+    window, left = drawn
+    excess, rest = divmod(3 * options.r * left**3, window**3)
+    return left < window != 2 * left and excess > 0 < rest
+
+
 def _at_every_step(held: budget.BudgetSchedule) -> list[Step]:
     steps = range(held.total)
     labels = tuple(f"t={t}" for t in steps)
@@ -97,9 +118,12 @@ def _at_every_step(held: budget.BudgetSchedule) -> list[Step]:
 def choosing(options: Options) -> Worked:
     """Who is kept of two matrices."""
     rng, r = options.rng(), options.r
-    drawn = {name: drawing.positive(rng, options, r) for name in ("q", "v")}
+    kept = r | 1  # odd, so that no choice gives both matrices as many
+    drawn = drawing.telling(
+        lambda: {name: drawing.positive(rng, options, r) for name in ("q", "v")}, partial(_reorders, kept)
+    )
     function, flat = allocation.allocate, tuple(f"{name}[{i}]" for name in drawn for i in range(r))
-    scope = scope_of(function, xp=namespace(*drawn.values()), scores=drawn, budget=r, costs=None)
+    scope = scope_of(function, xp=namespace(*drawn.values()), scores=drawn, budget=kept, costs=None)
     step = partial(carried_out, scope, function)
     places = tuple(f"{i}." for i in range(2 * r))
     steps = [
@@ -110,5 +134,12 @@ def choosing(options: Options) -> Worked:
         step("chosen", "1 where the place is below the budget", "place < kept", labels=flat),
         step("masks", "the same, matrix by matrix", "split(place < kept, scores)"),
     ]
-    starts = [given("scores", drawn), given("budget", r)]
-    return Worked(starts, {"The choice": steps}, {"masks": function(drawn, r)}, "allocate")
+    starts = [given("scores", drawn), given("budget", kept)]
+    return Worked(starts, {"The choice": steps}, {"masks": function(drawn, kept)}, "allocate")
+
+
+def _reorders(kept: int, scores: dict[str, Any]) -> bool:
+    """Whether the row is out of order, so that sorting once in place of twice chooses others; of two, one order can."""
+    order = np.argsort(-np.concatenate(list(scores.values())), stable=True)
+    place = np.argsort(order)
+    return bool(np.any((order < kept) != (place < kept)) if len(order) > 2 else order[0] == 1)

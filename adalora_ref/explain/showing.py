@@ -79,8 +79,7 @@ def _show_step(step: Step, options: Options, console: Console) -> None:
     what = " · ".join(part for part in (shape_of(step.value), step.place) if part)
     room = min(WIDTH, console.width)
     console.print(Text.assemble((step.formula, "bold"), (what.rjust(max(2, room - cell_len(step.formula))), "dim")))
-    width = room - 2 if console.is_terminal else len(step.code) + 1
-    for line in textwrap.wrap(step.code, width, break_long_words=False, break_on_hyphens=False):
+    for line in textwrap.wrap(step.code, room - 2, break_long_words=False, break_on_hyphens=False):
         console.print(Text.assemble(("│ ", "dim"), (line, "cyan")), soft_wrap=True)
     console.print()
     _print_blocks(blocks_of(step, options), console)

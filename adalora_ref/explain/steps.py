@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,14 +70,19 @@ def found(function: Callable[..., Any], piece: str) -> tuple[str, str]:
         If no line of the source has it, or several have.
     """
     function = inspect.unwrap(function)
-    lines, first = inspect.getsourcelines(function)
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, first)]
+    numbered = _lines(function)
     whole = [(number, line) for number, line in numbered if line.startswith(piece)]
     matches = whole or [(number, piece) for number, line in numbered if piece in line]
     if len(matches) != 1:
         raise ValueError(f"one line of {function.__name__} must have {piece!r}; {len(matches)} have")
     ((number, code),) = matches
     return code, f"{Path(inspect.getsourcefile(function) or '').name}:{number}"
+
+
+@cache
+def _lines(function: Callable[..., Any]) -> list[tuple[int, str]]:
+    lines, first = inspect.getsourcelines(function)
+    return [(number, line.strip()) for number, line in enumerate(lines, first)]
 
 
 def carried_out(
