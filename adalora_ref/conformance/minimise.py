@@ -137,6 +137,10 @@ class _Small(Draw):
 
     largest: int = 2
 
+    @property
+    def large(self) -> str:
+        return ""
+
     def size(self, least: int, most: int) -> int:
         return super().size(least, min(most, max(least, self.largest)))
 
