@@ -8,7 +8,8 @@ of 1e-7.
 Most cases are small, which is enough for an equation, and every thirteenth is large, for what is computed in blocks:
 it ends beyond blocks of 8, 16 and 32. The oracle at 50 digits visits each entry of W once for each triplet, so that
 weight and rank are large by turns: 33 to 39 rows and 65 to 71 columns of rank 1 to 3, then rank 17 with 9 to 13 rows
-and columns. A training step costs ten times as much; it has 9 to 11 hidden units with 17 to 19 inputs, then rank 9.
+and columns and 9 samples or more. A training step costs ten times as much; it has 9 to 11 hidden units with 17 to 19
+inputs, then rank 9.
 An allocation has twelve matrices. To save time, no case in half precision is large.
 
 The order of matrices is that of the forward pass. In most cases it is no order of their names, of whatever kind.
@@ -43,11 +44,12 @@ NAMES = ("embed", "gate", "block", "head")
 
 @dataclass(frozen=True)
 class Draw:
-    """A source of arrays of one dtype and one order of magnitude."""
+    """A source of arrays of one dtype and one order of magnitude; where it is *small*, no case is large."""
 
     rng: np.random.Generator
     dtype: str
     index: int
+    small: bool = False
 
     @property
     def realistic(self) -> bool:
@@ -57,7 +59,7 @@ class Draw:
     @property
     def large(self) -> str:
         """What ends beyond a block: "weight" or "rank", by turns in every thirteenth case; else nothing."""
-        chosen = self.index % 13 == 9 and self.dtype in ("float64", "float32")
+        chosen = self.index % 13 == 9 and self.dtype in ("float64", "float32") and not self.small
         return ("weight", "rank")[self.index // 13 % 2] if chosen else ""
 
     def size(self, least: int, most: int) -> int:
@@ -100,7 +102,7 @@ class Draw:
 def linear(draw: Draw) -> Inputs:
     """Arguments of a forward and a backward pass."""
     d_out, d_in, r = draw.shape()
-    n = 0 if draw.index % 11 == 6 else draw.size(1, 4)
+    n = 0 if draw.index % 11 == 6 else 9 if draw.large == "rank" else draw.size(1, 4)
     leading = [(n,), (), (2, n)][draw.index // 4 % 3]
     mask = (draw.rng.random((*leading, d_in)) < 0.5) * 2.0
     return {
@@ -115,12 +117,18 @@ def linear(draw: Draw) -> Inputs:
 
 
 def weight(draw: Draw) -> Inputs:
-    """A weight, factors of its shape, and a scale; in every twelfth case s is 2⁻⁴⁰ of what it is elsewhere."""
+    """A weight, factors of its shape, and a scale."""
     inputs = linear(draw)
-    if draw.index % 12 == 11 and draw.dtype != "float16":
+    return {name: inputs[name] for name in ("W", "factors", "scale")}
+
+
+def product(draw: Draw) -> Inputs:
+    """The same; in every twelfth case s is 2⁻⁴⁰ of what it is elsewhere, and ΔW is far from 0 all the same."""
+    inputs = weight(draw)
+    if draw.index % 12 == 11 and draw.realistic:
         B, s, A = inputs["factors"]
         inputs["factors"] = Factors(B, s * s.dtype.type(2.0**-40), A)
-    return {name: inputs[name] for name in ("W", "factors", "scale")}
+    return inputs
 
 
 def factors(draw: Draw) -> Inputs:
