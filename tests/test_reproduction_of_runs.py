@@ -74,14 +74,14 @@ IN_CALLS = {
     "raises": (("parameters, gradients = self", "1 / (step - 2)\n        parameters, gradients = self"), "it raised"),
     "start raises": (("self.allocator = Rank", "1 / 0\n        self.allocator = Rank"), "it raised ZeroDivisionError"),
     "changes its input": (('": value.copy()', '": value'), "the call changed its input steps["),
-    "changes an answer": (('"masks": dict(self.kept)', '"masks": self.kept'), "update changed masks[layer"),
+    "changes an answer": (('"masks": dict(self.kept)', '"masks": self.kept'), "update changed masks["),
 }
 
 
 @pytest.fixture
 def small_script(monkeypatch: pytest.MonkeyPatch) -> None:
     """Play a smaller script alone, and take half a second to make it smaller still, which is what time allows."""
-    shapes = {"layer0": (2, 1), "layer1": (1, 2), "layer2": (1, 1), "layer3": (1, 1)}
+    shapes = {"embed": (2, 1), "gate": (1, 2), "block": (1, 1), "head": (1, 1)}
     monkeypatch.setitem(SCRIPTS, "", Script(shapes, {}, ()))
     monkeypatch.delitem(SCRIPTS, "/ties")
     monkeypatch.setattr(reproduction, "minimise_feed", partial(minimise_feed, seconds=0.5))
@@ -232,7 +232,7 @@ def test_rounding_never_decides_what_a_script_expects() -> None:
 
     half = {n: ref.map_factors(lambda a: np.full_like(a, 0.5), f) for n, f in ties.steps[0][0].items()}
     third = {n: ref.map_factors(lambda a: np.full_like(a, 0.25), f) for n, f in half.items()}
-    swapped = third | {"layer0": half["layer0"]}, half | {"layer0": third["layer0"]}  # the same products
+    swapped = third | {"embed": half["embed"]}, half | {"embed": third["embed"]}  # the same products
     flat = ties._replace(steps=(swapped,) * 6)
     assert decided(flat, right(flat, SPEC, "float64")) is False
 
@@ -262,9 +262,13 @@ def test_a_step_of_a_whole_run_is_shown_again(tmp_path: Path, monkeypatch: pytes
     assert [held.name for held in folder.iterdir()] == ["train_step-run"]
     assert sorted(held.name for held in (folder / "train_step-run").iterdir()) == [MARKER, "data.npz", "repro.py"]
     said = run_alone(tmp_path, path)[path]
+<<<<<<< HEAD
     assert (said[0], told(said)["quantity"][:26]) == (1, "state.optimizer[layer0].fi")
     assert told(said)["equation"].startswith("Algorithm 1: m ← β1 m + (1 − β1) g, ")
     assert told(said)["step"] == "3"
+=======
+    assert (said[0], told(said)["quantity"][:27]) == (1, "state.optimizer[embed].firs")
+>>>>>>> cases
     (tmp_path / "plain.py").write_text(PLAIN, encoding="utf-8")
     assert run_alone(tmp_path, path)[path][0] == 0
 

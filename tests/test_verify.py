@@ -18,11 +18,11 @@ import pytest
 from rich.console import Console
 
 import adalora_ref as ref
-from adalora_ref.conformance import calls, expectations
+from adalora_ref.conformance import calls, cases, expectations
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.command import PLANTED, installed_libraries
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
-from adalora_ref.conformance.diagnosis import narrower
+from adalora_ref.conformance.diagnosis import narrower, parts
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.report import Report, show
 from adalora_ref.conformance.seen import Seen, case_inputs, expectation
@@ -351,6 +351,52 @@ def test_cases_are_the_same_everywhere(stage: Any) -> None:
     assert str(first) == str(again) != str(other)
     assert one.keys() == two.keys()
     assert three
+
+
+SHORTER = {"init_state": {9, 17}, "train_step": {9, 17}, "allocate": {9}}
+
+
+def sides(value: Any) -> set[int]:
+    """The lengths of all axes of all arrays inside a value."""
+    if isinstance(value, np.ndarray):
+        return set(value.shape)
+    return {side for _, item, _ in parts(value) for side in sides(item)}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("stage", [s for s in STAGES if s.draw is not cases.schedule], ids=lambda stage: stage.name)
+def test_some_cases_end_beyond_a_block(stage: Any, dtype: str) -> None:
+    """The default preset has sides beyond blocks of 8, 16 and 32, as many as the oracle can afford; none fills one."""
+    lane, found = calls.Lane(dtype, "float32", SPEC), set()
+    for index in range(PRESETS["default"]):
+        inputs = case_inputs(stage, dtype, 0, index)
+        found |= sides(inputs) | sides({n: want.high for n, want in stage.expect(inputs, lane).items()})
+    for least in SHORTER.get(stage.name, {9, 17, 33, 65}):
+        assert any(least <= side < 2 * least - 2 for side in found), sorted(found)
+    assert not {side for side in found if side > 8 and side % 8 == 0 and stage.name != "allocate"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "name", ["ties_go_to_the_first_name", "ties_go_to_the_last_name", "scores_are_compared_in_single"]
+)
+def test_the_quick_preset_sees_order_and_digits(name: str, seed: int) -> None:
+    """Whatever the seed, a few cases tell forward order from that of names, and scores apart that float32 does not."""
+    known = next(d for d in DEVIATIONS if d.name == name)
+    target = Target("held", planted(known))
+    (row,) = check_stages([target], [stage_named("allocate")], SPEC, dtypes=["float64"], cases=6, seed=seed)
+    assert row.verdict is Verdict.FAIL
+
+
+def test_a_tiny_increment_is_no_zero() -> None:
+    """What sets to zero all entries below 1e-13 fails."""
+
+    def increment(factors: Any, /, *, scale: float) -> Any:
+        found = ref.increment(factors, scale=scale)
+        return np.where(np.abs(found) < 1e-13, found * 0, found)
+
+    (row,) = check(target(increment=increment), "increment", dtypes=["float64"])
+    assert row.verdict is Verdict.FAIL
 
 
 def test_presets_grow() -> None:

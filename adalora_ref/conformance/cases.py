@@ -4,6 +4,15 @@ A case is drawn from a generator, an index and a dtype. The index walks through 
 leading shapes, rank 0, no samples, ties); the generator fills in sizes and numbers. Magnitudes alternate between
 eighths, where much of the arithmetic is exact, ordinary ones, and those of real training: factors of 0.02, gradients
 of 1e-7.
+
+Most cases are small, which is enough for an equation, and every thirteenth is large, for what is computed in blocks:
+it ends beyond blocks of 8, 16 and 32. The oracle at 50 digits visits each entry of W once for each triplet, so that
+weight and rank are large by turns: 33 to 39 rows and 65 to 71 columns of rank 1 to 3, then rank 17 with 9 to 13 rows
+and columns and 9 samples or more. A training step costs ten times as much; it has 9 to 11 hidden units with 17 to 19
+inputs, then rank 9.
+An allocation has twelve matrices. To save time, no case in half precision is large.
+
+The order of matrices is that of the forward pass. In most cases it is no order of their names, of whatever kind.
 """
 
 from __future__ import annotations
@@ -29,19 +38,29 @@ NUMPY_DTYPES: dict[str, Any] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
+NAMES = ("embed", "gate", "block", "head")
+"""Of matrices in forward order; neither by name nor by length, forwards or backwards, does a sort leave it so."""
+
 
 @dataclass(frozen=True)
 class Draw:
-    """A source of arrays of one dtype and one order of magnitude."""
+    """A source of arrays of one dtype and one order of magnitude; where it is *small*, no case is large."""
 
     rng: np.random.Generator
     dtype: str
     index: int
+    small: bool = False
 
     @property
     def realistic(self) -> bool:
         """Whether magnitudes are those of training; float16 cannot hold them."""
         return self.index % 3 == 2 and self.dtype != "float16"
+
+    @property
+    def large(self) -> str:
+        """What ends beyond a block: "weight" or "rank", by turns in every thirteenth case; else nothing."""
+        chosen = self.index % 13 == 9 and self.dtype in ("float64", "float32") and not self.small
+        return ("weight", "rank")[self.index // 13 % 2] if chosen else ""
 
     def size(self, least: int, most: int) -> int:
         """An integer from *least* to *most*."""
@@ -71,14 +90,19 @@ class Draw:
 
     def shape(self) -> tuple[int, int, int]:
         """d_out, d_in and r; every seventh case has rank 0."""
-        r = 0 if self.index % 7 == 5 else self.size(1, 3)
-        return self.size(1, 5), self.size(1, 5), r
+        r = 0 if self.index % 7 == 5 else 17 if self.large == "rank" else self.size(1, 3)
+        rows, columns = {"weight": ((33, 39), (65, 71)), "rank": ((9, 13), (9, 13))}.get(self.large, ((1, 5), (1, 5)))
+        return self.size(*rows), self.size(*columns), r
+
+    def two_names(self) -> tuple[str, str]:
+        """Of the layers of a network: in half of the cases the alphabet has them the other way round."""
+        return ("first", "last") if self.index % 6 < 3 else (NAMES[0], NAMES[2])
 
 
 def linear(draw: Draw) -> Inputs:
     """Arguments of a forward and a backward pass."""
     d_out, d_in, r = draw.shape()
-    n = 0 if draw.index % 11 == 6 else draw.size(1, 4)
+    n = 0 if draw.index % 11 == 6 else 9 if draw.large == "rank" else draw.size(1, 4)
     leading = [(n,), (), (2, n)][draw.index // 4 % 3]
     mask = (draw.rng.random((*leading, d_in)) < 0.5) * 2.0
     return {
@@ -96,6 +120,15 @@ def weight(draw: Draw) -> Inputs:
     """A weight, factors of its shape, and a scale."""
     inputs = linear(draw)
     return {name: inputs[name] for name in ("W", "factors", "scale")}
+
+
+def product(draw: Draw) -> Inputs:
+    """The same; in every twelfth case s is 2⁻⁴⁰ of what it is elsewhere, and ΔW is far from 0 all the same."""
+    inputs = weight(draw)
+    if draw.index % 12 == 11 and draw.realistic:
+        B, s, A = inputs["factors"]
+        inputs["factors"] = Factors(B, s * s.dtype.type(2.0**-40), A)
+    return inputs
 
 
 def factors(draw: Draw) -> Inputs:
@@ -122,16 +155,19 @@ def initial(draw: Draw) -> Inputs:
     }
 
 
-def network(draw: Draw) -> Inputs:
-    """Weights and bias of two layers of at most three units, and whether the loss is cross entropy or mean square."""
-    d_in, hidden, d_out = draw.size(1, 3), draw.size(1, 3), draw.size(2, 3)
-    weights = {"first": draw.array(hidden, d_in), "last": draw.array(d_out, hidden)}
-    return {"weights": weights, "biases": {"first": draw.array(hidden)}, "labels": draw.index % 2 == 1}
+def network(draw: Draw, names: tuple[str, str], large: str) -> Inputs:
+    """Weights and bias of two layers of few units, and whether the loss is cross entropy or mean square."""
+    inputs, units = ((17, 19), (9, 11)) if large == "weight" else ((1, 3), (1, 3))
+    d_in, hidden, d_out = draw.size(*inputs), draw.size(*units), draw.size(2, 3)
+    first, last = names
+    weights = {first: draw.array(hidden, d_in), last: draw.array(d_out, hidden)}
+    return {"weights": weights, "biases": {first: draw.array(hidden)}, "labels": draw.index % 2 == 1}
 
 
 def start(draw: Draw) -> Inputs:
     """A network, a configuration, and the seed of the generator that is passed in."""
-    net, r = network(draw), draw.size(0 if draw.index % 7 == 5 else 1, 2)
+    net = network(draw, draw.two_names(), draw.large)
+    r = 9 if draw.large == "rank" else draw.size(0 if draw.index % 7 == 5 else 1, 2)
     return net | {"config": _config(draw, r, len(net["weights"])), "seed": draw.size(0, 999)}
 
 
@@ -140,8 +176,10 @@ def training(draw: Draw) -> Inputs:
 
     Numbers are of ordinary magnitude: ties of scores are the allocation's.
     """
+    names, large = draw.two_names(), draw.large
     draw = replace(draw, index=3 * draw.index + 1)
-    net, r = network(draw), draw.size(1, 2)
+    net = network(draw, names, large)
+    r = 9 if large == "rank" else draw.size(1, 2)
     wide = draw if draw.dtype == "float64" else replace(draw, dtype="float32")
     held = {name: wide.factors(W.shape[0], W.shape[1], r) for name, W in net["weights"].items()}
     state = TrainState(
@@ -151,7 +189,7 @@ def training(draw: Draw) -> Inputs:
         {n: AdamState(f, wide.averages(f, typical=1.0), draw.size(0, 9)) for n, f in held.items()},
         {n: draw.rng.random(r) < 0.7 for n in held},
     )
-    d_out, d_in = net["weights"]["last"].shape[0], net["weights"]["first"].shape[1]
+    d_out, d_in = net["weights"][names[1]].shape[0], net["weights"][names[0]].shape[1]
 
     def target() -> Any:
         return draw.rng.integers(0, d_out, 2) if net["labels"] else draw.array(2, d_out)
@@ -209,16 +247,49 @@ def schedule(draw: Draw) -> Inputs:
 
 
 def scores(draw: Draw) -> Inputs:
-    """Scores of up to four matrices with ties and both zeros, a budget, and in every third case a cost."""
-    ranks = [draw.size(0 if i else 1, 5) for i in range(draw.size(1, 4))]
-    held = {f"layer{i}": draw.positive(r, typical=1e-14) for i, r in enumerate(ranks)}
+    """Scores of up to four matrices with ties and both zeros, a budget, and in every third case a cost.
+
+    In every sixth case all scores lie next to one another, and in every other sixth a tie decides between matrices.
+    """
+    if draw.index % 6 in (2, 5):
+        return _close(draw) if draw.index % 6 == 2 else _tied(draw)
+    ranks = _ranks(draw, 0, draw.size(1, 4))
+    held = {name: draw.positive(r, typical=1e-14) for name, r in ranks.items()}
     if draw.index % 2:
         pool = np.concatenate(list(held.values()))[:3]
         signed = np.append(pool, [0.0, -0.0]).astype(pool.dtype)
         held = {name: draw.rng.choice(signed, size=value.shape) for name, value in held.items()}
     cost = {name: draw.size(1, 9) for name in held} if draw.index % 3 == 1 else None
-    whole = sum(r * (1 if cost is None else cost[name]) for r, name in zip(ranks, held, strict=True))
+    whole = sum(r * (1 if cost is None else cost[name]) for name, r in ranks.items())
     return {"scores": held, "budget": draw.size(0, whole), "cost": cost}
+
+
+def _ranks(draw: Draw, least: int, matrices: int) -> dict[str, int]:
+    """Ranks of at least *least*, the first of at least 1; the alphabet puts layer10 before layer2."""
+    matrices = 12 if draw.large else matrices
+    names = NAMES if draw.index > 2 and not draw.large else [f"layer{i}" for i in range(matrices)]
+    most = 17 if draw.large else 5
+    return {name: draw.size(least if i else 1, most) for i, name in enumerate(names[:matrices])}
+
+
+def _close(draw: Draw) -> Inputs:
+    """Scores that rise by one unit in the last place from triplet to triplet, so that the last ones are the best."""
+    ranks, dtype = _ranks(draw, 1, draw.size(3, 4)), NUMPY_DTYPES[draw.dtype]
+    unit, size = float(ml_dtypes.finfo(dtype).eps), 2.0**-46 if draw.realistic else 1.0
+    whole = sum(ranks.values())
+    rising = (size * (1 + unit * np.arange(whole))).astype(dtype)
+    parts = np.split(rising, np.cumsum(list(ranks.values()))[:-1])
+    return {"scores": dict(zip(ranks, parts, strict=True)), "budget": draw.size(1, whole - 1), "cost": None}
+
+
+def _tied(draw: Draw) -> Inputs:
+    """Two values of scores, the lower one in every matrix; the budget reaches some of these, in the first matrix."""
+    ranks, low = _ranks(draw, 1, draw.size(3, 4)), draw.positive(1, typical=1e-14)
+    held = {name: draw.rng.choice(np.concatenate([low, 2 * low]), size=r) for name, r in ranks.items()}
+    for value in held.values():
+        value[0] = low[0]
+    ties = [int(np.sum(value == low)) for value in held.values()]
+    return {"scores": held, "budget": sum(ranks.values()) - sum(ties) + draw.size(1, ties[0]), "cost": None}
 
 
 def masked(draw: Draw) -> Inputs:

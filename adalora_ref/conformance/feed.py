@@ -10,7 +10,7 @@ import numpy as np
 
 from adalora_ref.array import Array
 from adalora_ref.budget import BudgetSchedule
-from adalora_ref.conformance.cases import NUMPY_DTYPES
+from adalora_ref.conformance.cases import NAMES, NUMPY_DTYPES
 from adalora_ref.conformance.trace import Each
 from adalora_ref.factors import Factors, init_factors
 from adalora_ref.records import Config
@@ -36,13 +36,14 @@ class Script(NamedTuple):
 
 
 SCRIPTS = {
-    "": Script({"layer0": (3, 2), "layer1": (2, 3), "layer2": (2, 2), "layer3": (3, 1)}, {}, ()),
+    "": Script(dict(zip(NAMES, ((3, 2), (2, 3), (2, 2), (3, 1)), strict=True)), {}, ()),
     "/ties": Script(
-        {"layer0": (3, 2), "layer1": (2, 3), "layer2": (3, 2), "layer3": (2, 3)},
-        {"layer2": "layer0", "layer3": "layer1"},
-        ("layer1", "layer3"),
+        dict(zip(NAMES, ((3, 2), (2, 3), (3, 2), (2, 3)), strict=True)),
+        {NAMES[2]: NAMES[0], NAMES[3]: NAMES[1]},
+        (NAMES[1], NAMES[3]),
     ),
 }
+"""The alphabet has one pair of twins in forward order, and the other the other way round."""
 
 
 class Feed(NamedTuple):

@@ -150,7 +150,7 @@ def _drawn(stage: Stage, dtype: str, seed: int) -> list[Inputs]:
     for number in range(DRAWN):
         digest = hashlib.sha256(f"{stage.name}/{dtype}/{seed}/small/{number}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        cases.append(stage.draw(_Small(rng, dtype, number, largest=1 + number % 2)))
+        cases.append(stage.draw(_Small(rng, dtype, number, small=True, largest=1 + number % 2)))
     return sorted(cases, key=size)
 
 

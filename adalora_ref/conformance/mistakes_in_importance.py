@@ -98,6 +98,11 @@ def _elements(state: Importance, f: Callable[[Any, Any], Any]) -> Any:
     return per_triplet(map_factors(f, *state))
 
 
+def _first_triplets_scored(state: Any, /) -> Any:
+    scores = ref.triplet_scores(state)
+    return np.where(np.arange(scores.size) < 16, scores, scores * 0)
+
+
 def _scores_add_over_the_triplet(state: Importance, /) -> Any:
     B, s, A = map_factors(lambda mean, deviation: mean * deviation, *state)
     return s + B.sum(axis=0) + A.sum(axis=1)
@@ -282,6 +287,12 @@ IN_IMPORTANCE: tuple[Deviation, ...] = (
         "triplet_scores",
         "a triplet's score is its s-term alone, without B and A",
         lambda state: state.sensitivity.s * state.uncertainty.s,
+    ),
+    Deviation(
+        "triplets_beyond_16_are_left_out",
+        "triplet_scores",
+        "the first 16 triplets alone are scored, as by a kernel that forgets what lies beyond its block",
+        _first_triplets_scored,
     ),
     Deviation(
         "scores_add_over_the_triplet",

@@ -93,6 +93,11 @@ def _without_s(factors: Factors) -> Factors:
     return Factors(factors.B, np.ones_like(factors.s), factors.A)
 
 
+def _first_columns(factors: Factors) -> Factors:
+    B, s, A = factors
+    return Factors(B, s, np.where(np.arange(A.shape[1]) < 32, A, A * 0))
+
+
 def _merging(name: str, change: Callable[[Any, Factors, float], tuple[Any, Factors, float]]) -> Callable[..., Any]:
     """`merge` or `unmerge`, with arguments that *change* has altered."""
 
@@ -348,6 +353,12 @@ IN_LAYERS: tuple[Deviation, ...] = (
         _merging("merge", lambda W, factors, scale: (0 * W, factors, scale)),
     ),
     Deviation(
+        "columns_beyond_32_are_left_out",
+        "merge",
+        "ΔW is added to the first 32 columns alone, as by a kernel that forgets what lies beyond its block",
+        _merging("merge", lambda W, factors, scale: (W, _first_columns(factors), scale)),
+    ),
+    Deviation(
         "unmerge_adds",
         "unmerge",
         "ΔW is added once more instead of subtracted",
@@ -364,6 +375,12 @@ IN_LAYERS: tuple[Deviation, ...] = (
         "linear_forward",
         "the increment is B · diag(|s|) · A, as if singular values could not be negative",
         _forward(lambda factors, **_: {"factors": Factors(factors.B, np.abs(factors.s), factors.A)}),
+    ),
+    Deviation(
+        "inputs_beyond_32_are_left_out",
+        "linear_forward",
+        "the adapter sees the first 32 inputs alone, as by a kernel that forgets what lies beyond its block",
+        _forward(lambda factors, **_: {"factors": _first_columns(factors)}),
     ),
     Deviation(
         "relu_between_A_and_B",

@@ -165,6 +165,15 @@ def _counted_from_zero(schedule: ref.BudgetSchedule, step: int, /) -> int:
     return schedule.target + (schedule.initial - schedule.target) * (end - step) ** 3 // end**3
 
 
+def _ties_go_to_the_first_name(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    masks = ref.allocate({name: scores[name] for name in sorted(scores)}, budget, cost=cost)
+    return {name: masks[name] for name in scores}
+
+
+def _compared_in_single(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
+    return ref.allocate({name: value.astype(np.float32) for name, value in scores.items()}, budget, cost=cost)
+
+
 def _ties_go_to_the_last_name(scores: dict[str, Any], budget: int, /, *, cost: Any = None) -> dict[str, Any]:
     ordered = {name: scores[name] for name in sorted(scores, reverse=True)}
     masks = ref.allocate(ordered, budget, cost=cost)
@@ -352,6 +361,18 @@ IN_PRUNING: tuple[Deviation, ...] = (
         "allocate",
         "ties go to the matrix whose name comes last in the alphabet",
         _ties_go_to_the_last_name,
+    ),
+    Deviation(
+        "ties_go_to_the_first_name",
+        "allocate",
+        "ties go to the matrix whose name comes first in the alphabet",
+        _ties_go_to_the_first_name,
+    ),
+    Deviation(
+        "scores_are_compared_in_single",
+        "allocate",
+        "scores are rounded to float32 before they are compared, whatever their dtype",
+        _compared_in_single,
     ),
     Deviation(
         "budget_is_spent_in_order",

@@ -10,7 +10,7 @@ import numpy as np
 
 from adalora_ref.array import Array
 from adalora_ref.conformance import calls
-from adalora_ref.conformance.cases import NUMPY_DTYPES, Inputs
+from adalora_ref.conformance.cases import NAMES, NUMPY_DTYPES, Inputs
 from adalora_ref.conformance.checking import compare_all
 from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.expectations import Undecided
@@ -130,7 +130,7 @@ def _inputs(dtype: str, seed: int) -> Inputs:
     return {"weights": weights, "biases": biases, "labels": False, "config": CONFIG, "state": state}
 
 
-CHAIN = {"layer0": (4, 3), "layer1": (3, 4), "layer2": (4, 3), "layer3": (4, 4)}
+CHAIN = dict(zip(NAMES, ((4, 3), (3, 4), (4, 3), (4, 4)), strict=True))
 
 
 def _batch(dtype: str, seed: int, number: int) -> list[tuple[Array, Array]]:

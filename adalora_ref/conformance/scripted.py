@@ -16,6 +16,7 @@ from adalora_ref.budget import BudgetSchedule
 from adalora_ref.conformance import oracles
 from adalora_ref.conformance.bad_input import Handed
 from adalora_ref.conformance.bounds import ARITHMETIC, number, scalar
+from adalora_ref.conformance.cases import NAMES
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
 from adalora_ref.conformance.feed import BETAS, CONFIG, SCRIPTS, Feed, feed
 from adalora_ref.conformance.known import Deviation
@@ -69,7 +70,7 @@ def check_allocator(
 
 def hand_nan(target: Target, seconds: float = SECONDS) -> Handed:
     """Feed an allocator a matrix whose first gradient is NaN, until it must drop something; say what it does."""
-    given, name = feed(SCRIPTS[""], "float64", 0), "layer1"
+    given, name = feed(SCRIPTS[""], "float64", 0), NAMES[1]
     said, wrong = _asked(target, "start", (target.hand_over(given.steps[0][0]), given.schedule), BETAS, seconds)
     for step, (weights, grads) in enumerate(given.steps[: given.schedule.end_of_pruning + 1]):
         nan = Factors(*(np.full_like(a, np.nan) for a in grads[name]))

@@ -35,10 +35,13 @@ class Seen(NamedTuple):
     failed: bool
 
 
-def case_inputs(stage: Stage, dtype: str, seed: int, index: int) -> Inputs:
-    """The arguments of one case, the same on every machine; its stable id is stage/dtype/seed/index."""
+def case_inputs(stage: Stage, dtype: str, seed: int, index: int, *, small: bool = False) -> Inputs:
+    """The arguments of one case, the same on every machine; its stable id is stage/dtype/seed/index.
+
+    *small* asks for a small case where this is a large one.
+    """
     digest = hashlib.sha256(f"{stage.name}/{dtype}/{seed}/{index}".encode()).digest()
-    return stage.draw(Draw(np.random.default_rng(int.from_bytes(digest[:8], "big")), dtype, index))
+    return stage.draw(Draw(np.random.default_rng(int.from_bytes(digest[:8], "big")), dtype, index, small))
 
 
 @lru_cache(maxsize=512)

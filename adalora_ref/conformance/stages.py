@@ -74,7 +74,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "increment", "(4) ΔW = scale · B · diag(s) · A",
-        ("increment",), (), cases.weight, calls.increment, expectations.increment,
+        ("increment",), (), cases.product, calls.increment, expectations.increment,
     ),
     Stage(
         "merge", "(4) W + ΔW",

@@ -315,8 +315,9 @@ def adamw(m: Machine, i: dict[str, Any]) -> Any:
 def permuted_step(m: Machine, i: dict[str, Any]) -> Any:
     """The reference on the same problem with its samples, hidden units and triplets in another order."""
     state, sizes = i["state"], {n: W.shape for n, W in i["weights"].items()}
-    hidden = m.rng.permutation(sizes["first"][0])
-    outer = {"first": (hidden, np.arange(sizes["first"][1])), "last": (np.arange(sizes["last"][0]), hidden)}
+    first, last = sizes
+    hidden = m.rng.permutation(sizes[first][0])
+    outer = {first: (hidden, np.arange(sizes[first][1])), last: (np.arange(sizes[last][0]), hidden)}
     inner = {n: m.rng.permutation(f.s.shape[0]) for n, f in state.factors.items()}
 
     def moved(f: Factors, n: str) -> Factors:
@@ -330,7 +331,7 @@ def permuted_step(m: Machine, i: dict[str, Any]) -> Any:
     given = {
         **i,
         "weights": {n: W[outer[n][0]][:, outer[n][1]] for n, W in i["weights"].items()},
-        "biases": {"first": i["biases"]["first"][hidden]},
+        "biases": {first: i["biases"][first][hidden]},
         "batch": [(x[p], t[p]) for (x, t), p in zip(i["batch"], shuffled, strict=True)],
         "state": _mapped(state, moved, lambda a, n: a[inner[n]]),
     }

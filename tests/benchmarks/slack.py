@@ -1,6 +1,7 @@
 """How many times larger than the reference's own error the bounds are: the median by stage and dtype, over fixed cases.
 
-A bound that grows loses power without failing a test, so the figures stand in tests/slack.json and may not grow.
+A bound that grows loses power without failing a test, so the figures stand in tests/slack.json and may not grow. All
+cases are small here: the longer a sum, the further its worst case lies from what happens, whatever the bound.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.lifting import ratio
-from adalora_ref.conformance.seen import case_inputs, expectation
+from adalora_ref.conformance.seen import case_inputs
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import Lane, Target, on_host
 from adalora_ref.convention import SPEC
@@ -35,9 +36,10 @@ def slacks(name: str, dtype: str) -> Iterator[float]:
     """Bound over error of the worst element of each tensor of each case; exact and unbounded ones say nothing."""
     stage, lane = next(s for s in STAGES if s.name == name), Lane(dtype, "float32", SPEC)
     for index in range(CASES):
-        got = Target("adalora_ref", reference()).answer(stage, case_inputs(stage, dtype, SEED, index), lane)
+        inputs = case_inputs(stage, dtype, SEED, index, small=True)
+        got = Target("adalora_ref", reference()).answer(stage, inputs, lane)
         try:
-            expected = expectation(stage, lane, SEED, index)
+            expected = stage.expect(inputs, lane)
         except Undecided:
             continue
         for path, want in expected.items():
