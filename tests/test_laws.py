@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -342,7 +343,7 @@ def test_the_command_shows_what_broke(elsewhere: Path) -> None:
     assert done.exit_code == 1, done.output
     assert "merge_then_unmerge: broken, smallest case found, in float64" in done.output
     assert "departs  unmerge, W[0, 0]: got 3.0, expected 1.0, bound 0, since nothing rounds here" in done.output
-    assert "not run, the target has no increment: merging_adds_the_increment" in done.output
+    assert re.search("not run, the target has no increment: .*merging_adds_the_increment", done.output)
     assert "law_targets:Mine breaks laws: 2 of " in done.output
     again = subprocess.run(
         [sys.executable, "adalora-ref-laws/merge_then_unmerge/repro.py"], capture_output=True, text=True, check=False
