@@ -262,13 +262,9 @@ def test_a_step_of_a_whole_run_is_shown_again(tmp_path: Path, monkeypatch: pytes
     assert [held.name for held in folder.iterdir()] == ["train_step-run"]
     assert sorted(held.name for held in (folder / "train_step-run").iterdir()) == [MARKER, "data.npz", "repro.py"]
     said = run_alone(tmp_path, path)[path]
-<<<<<<< HEAD
-    assert (said[0], told(said)["quantity"][:26]) == (1, "state.optimizer[layer0].fi")
+    assert (said[0], told(said)["quantity"][:27]) == (1, "state.optimizer[embed].firs")
     assert told(said)["equation"].startswith("Algorithm 1: m ← β1 m + (1 − β1) g, ")
     assert told(said)["step"] == "3"
-=======
-    assert (said[0], told(said)["quantity"][:27]) == (1, "state.optimizer[embed].firs")
->>>>>>> cases
     (tmp_path / "plain.py").write_text(PLAIN, encoding="utf-8")
     assert run_alone(tmp_path, path)[path][0] == 0
 
