@@ -348,9 +348,9 @@ def test_a_dropped_file_is_not_run(results: Path) -> None:
     shutil.rmtree(results / "prune")
     done = command("check", "tiny", results)
     assert done.exit_code == 0
-    assert "1 of 14 checks did not run: there is no result of allocate/float32/tiny/1" in done.stdout
+    assert "1 of 16 checks did not run: there is no result of allocate/float32/tiny/1" in done.stdout
     assert "not run, there is no result: prune" in done.stdout
-    assert "137 of 144 checks ran" in done.stdout
+    assert "139 of 146 checks ran" in done.stdout
     assert command("check", "tiny", results, "--require", "prune").exit_code == 3
     assert command("check", "tiny", results, "--require", "allocate").exit_code == 0
 
@@ -436,13 +436,13 @@ def test_what_a_target_lacks_has_no_result(tmp_path: Path, monkeypatch: pytest.M
         "from adalora_ref import prune\ndef increment(factors, *, scale):\n    raise RuntimeError('no')\n"
     )
     done = command("answer", "tiny", "r", "partly")
-    assert "6 of 144 cases answered" in done.stdout
+    assert "6 of 146 cases answered" in done.stdout
     assert "6 cases have no result: increment raised RuntimeError: no" in done.stdout
     assert "8 cases have no result: the target has no adamw_step" not in done.stdout
     assert "4 cases have no result: the target has no adamw_step" in done.stdout
     checked = command("check", "tiny", "r")
     assert checked.exit_code == 0
-    assert "6 of 144 checks ran" in checked.stdout
+    assert "6 of 146 checks ran" in checked.stdout
 
 
 def test_reports_of_vectors(results: Path, tmp_path: Path) -> None:

@@ -154,7 +154,6 @@ def _scores(p: Pencil) -> list[Inputs]:
     even = {"first": p.array([3, 1]), "last": p.array([1, 2])}
     ties = {"first": p.array([0.5, 2, 0.5]), "middle": p.array([2]), "last": p.array([0.5, 0, -0.0])}
     unlike = {"up": p.array([1, 2]), "down": p.array([1])}
-    close = {"first": p.array([1]), "last": p.array([1 + 2.0**-30])}
     return [
         {"scores": even, "budget": 3, "cost": None},
         {"scores": ties, "budget": 3, "cost": None},
@@ -164,7 +163,6 @@ def _scores(p: Pencil) -> list[Inputs]:
         {"scores": even, "budget": 4, "cost": {"first": 2, "last": 3}},
         {"scores": ties, "budget": 7, "cost": {"first": 3, "middle": 1, "last": 2}},
         {"scores": unlike, "budget": 2, "cost": None},
-        {"scores": close, "budget": 1, "cost": None},
     ]
 
 
