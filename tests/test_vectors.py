@@ -453,7 +453,7 @@ def test_reports_of_vectors(results: Path, tmp_path: Path) -> None:
     said = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
     assert (said["preset"], said["status"], sum(len(row["checks"]) for row in said["rows"])) == ("tiny", 1, 146)
     xml = (tmp_path / "v.xml").read_text(encoding="utf-8")
-    assert 'tests="144" failures="1"' in xml
+    assert 'tests="146" failures="1"' in xml
     assert 'name="linear_forward/float64/tiny/0/results"' in xml
 
 
