@@ -82,7 +82,7 @@ def test_allocators_have_an_item_for_each_quantity(tmp_path: Path) -> None:
     assert counted(done)["failed"] == 1
     assert "FAILED test_mine.py::test_wrong[allocate]" in text
     assert "expected " in text
-    assert "allocate[layer" in text
+    assert "quantity   allocate[" in text
     assert "SKIPPED" in text
 
 
