@@ -67,6 +67,7 @@ def test_the_reference_keeps_the_law(law: Law) -> None:
     assert watch.examples > 0
 
 
+@pytest.mark.thorough
 @broken_laws
 def test_a_known_mistake_breaks_the_law(law: Law) -> None:
     """The mistake that the law names is in the catalogue, sits in a function that the law calls, and is found."""

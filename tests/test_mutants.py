@@ -36,6 +36,7 @@ CHECKS = 200
 """Of each variant; `adalora-ref mutants --preset thorough` makes a thousand."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_no_correct_variant_fails(variant: Variant) -> None:
     """Another order, library or rounding is correct: no false alarm in random cases."""
@@ -54,6 +55,7 @@ def test_there_are_a_dozen_variants() -> None:
 FIRST_OF_EACH_STAGE = list({known.stage: known for known in reversed(DEVIATIONS)}.values())[::-1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pair", list(pairwise(FIRST_OF_EACH_STAGE)), ids=lambda pair: f"{pair[0].name}-{pair[1].name}")
 def test_two_mistakes_at_once_are_both_found(pair: tuple[Deviation, Deviation]) -> None:
     """With two mistakes planted, the first that departs is the first of the two, and each is named where it sits."""

@@ -116,6 +116,7 @@ def test_what_unpacks_as_factors_is_factors() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")  # the reference's annotations are not what is tested, and take half of the time
+@pytest.mark.thorough
 @pytest.mark.parametrize("known", [d for d in DEVIATIONS if not d.equivalent], ids=lambda known: known.name)
 def test_every_known_mistake_is_caught_and_named(known: Deviation) -> None:
     """A planted mistake fails the stage that its entry names, with its name as the only diagnosis, and no other.

@@ -337,6 +337,6 @@ def test_a_missing_peft_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
             peft_target.peers.cache_clear()
-            with pytest.raises(TargetError, match=r"pip install 'adalora-ref\[peers\]'"):
+            with pytest.raises(TargetError, match=r"pip install '\.\[peers\]' in a checkout"):
                 PeftTarget()
     peft_target.peers.cache_clear()
