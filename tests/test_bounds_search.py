@@ -35,6 +35,7 @@ def worst(got: Any, want: dict[str, Any]) -> float:
 # BY SEARCH
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", bound_search.EVALUATIONS)
 def test_no_correct_evaluation_lies_outside(stage: str) -> None:
     """Steered by error over bound, with numbers that round badly and every order, the search stays at most at 1."""

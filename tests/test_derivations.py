@@ -109,6 +109,7 @@ def table(text: str, head: str) -> list[list[float]]:
     return rows
 
 
+@pytest.mark.thorough
 def test_measured_tables_are_those_of_the_pages() -> None:
     """The command prints what the pages say: ranks, counts and steps equal, the rest within 0.02."""
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")

@@ -103,6 +103,7 @@ def test_both_arms_have_as_many_parameters(results: tuple[list[Any], Path]) -> N
     assert all(np.all(held.s == 1) for held in arrays.values())
 
 
+@pytest.mark.thorough
 def test_two_runs_with_one_seed_are_the_same_bytes(results: tuple[list[Any], Path], tmp_path: Path) -> None:
     """Every file of a second run is identical to the first's; another seed gives other weights."""
     _, folder = results

@@ -114,6 +114,7 @@ DIFFERENT = {"fused_multiply_add", "merged_weights"}
 """Variants that round in a way of their own; the others are held to the bounds in test_mutants.py."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.name in DIFFERENT], ids=lambda variant: variant.name)
 def test_correct_variants_keep_the_laws(variant: Any) -> None:
     """Other orders of summation, other forms and other roundings break no law."""
