@@ -70,11 +70,11 @@ too.
 
 LONG = """\
 `adalora-ref laws --examples 1000000 --time 4800` and the like were run for 63 minutes of processor time: 42 with seed
-20261125 (424,764 examples), and 8 each with seeds 101 and 202 after the mend (127,700 examples) on the reference; 5 more, with
-seed 11, were ended before the report, with no failure in Hypothesis's database. It found two broken laws,
+20261125 (424,764 examples), and 8 each with seeds 101 and 202 after the mend (127,700 examples) on the reference; 5
+more, with seed 11, were ended before the report, with no failure in Hypothesis's database. It found two broken laws,
 `decay_is_decoupled` in float16 and `full_budget_is_no_allocation` in float32, both for one reason, which lay in the
-cases and not in the reference: moments that no history has. With m = 1 and v = 0 a step of AdamW has the length 1/ε and
-overflows. Cases are drawn with v ≥ m² since, which `test_moments_are_those_of_a_history` holds; nothing broke then.
+cases and not in the reference: moments that no history has. With m = 1 and v = 0 a step of AdamW has the length 1/ε
+and overflows. Cases are drawn with v ≥ m² since, which `test_moments_are_those_of_a_history` holds; nothing broke then.
 The machines had 25 runs each with the first seed, since they did not yet follow `--time`, then 125 and 25.
 """
 
