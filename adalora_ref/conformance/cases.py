@@ -7,7 +7,7 @@ of 1e-7.
 
 Most cases are small, which is enough for an equation, and every thirteenth is large, for what is computed in blocks:
 it ends beyond blocks of 8, 16 and 32. The oracle at 50 digits visits each entry of W once for each triplet, so that
-weight and rank are large by turns: 33 to 39 rows and 65 to 71 columns of rank 1 to 3, then rank 17 with 9 to 13 rows
+weight and rank are large by turns: 33 or 34 rows and 65 or 66 columns of rank 1 or 2, then rank 17 with 9 or 10 rows
 and columns and 9 samples or more. A training step costs ten times as much; it has 9 to 11 hidden units with 17 to 19
 inputs, then rank 9.
 An allocation has twelve matrices. To save time, no case in half precision is large.
@@ -90,8 +90,8 @@ class Draw:
 
     def shape(self) -> tuple[int, int, int]:
         """d_out, d_in and r; every seventh case has rank 0."""
-        r = 0 if self.index % 7 == 5 else 17 if self.large == "rank" else self.size(1, 3)
-        rows, columns = {"weight": ((33, 39), (65, 71)), "rank": ((9, 13), (9, 13))}.get(self.large, ((1, 5), (1, 5)))
+        r = 0 if self.index % 7 == 5 else 17 if self.large == "rank" else self.size(1, 2 if self.large else 3)
+        rows, columns = {"weight": ((33, 34), (65, 66)), "rank": ((9, 10), (9, 10))}.get(self.large, ((1, 5), (1, 5)))
         return self.size(*rows), self.size(*columns), r
 
     def two_names(self) -> tuple[str, str]:
