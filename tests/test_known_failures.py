@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 from xml.etree import ElementTree as ET
@@ -49,12 +49,11 @@ def verify(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def verified(folder: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Iterator[Callable[..., Result]]:
+def verified(folder: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> Callable[..., Result]:
     """The command in this process, in that folder."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    yield lambda *arguments: CliRunner().invoke(main, ["verify", *arguments])
-    sys.modules.pop("mine", None)
+    return lambda *arguments: CliRunner().invoke(main, ["verify", *arguments])
 
 
 def test_machines_see_what_people_see(folder: Path, verified: Verified) -> None:
