@@ -17,6 +17,7 @@ import pytest
 import adalora_ref as ref
 from adalora_ref.conformance.bad_input import hand_bad_input
 from adalora_ref.conformance.checking import check_stages, stage_named
+from adalora_ref.conformance.deviations import DEVIATIONS, planted
 from adalora_ref.conformance.own_run import check_run
 from adalora_ref.conformance.scripted import CONFIG
 from adalora_ref.conformance.stages import STAGES
@@ -266,6 +267,20 @@ def test_a_mistake_of_one_step_fails_at_that_step() -> None:
     assert [c.case for c in row.checks if c.verdict is Verdict.FAIL] == ["run/float64/step 4"]
     assert max(g.apart for g in row.growth[:4]) < 1e-13
     assert row.growth[4].apart > 1e-7
+    assert row.diagnosis.startswith("matches no known mistake")
+    assert "; state.factors[embed].s depends on " in row.diagnosis
+
+
+def test_a_run_is_diagnosed() -> None:
+    """A known mistake is named in a whole run as in a single step, and so is another convention."""
+    known = next(d for d in DEVIATIONS if d.name == "pruning_clears_the_moments")
+    assert run_of(planted(known)).diagnosis.startswith(f"matches `{known.name}` in all ")
+
+    def as_peft(*given: Any) -> Any:
+        return ref.train_step(*given, convention=ref.PEFT)
+
+    row = run_of(target(train_step=as_peft))
+    assert (row.verdict, row.conventions) == (Verdict.FAIL, ("PEFT",))
 
 
 @pytest.mark.parametrize(

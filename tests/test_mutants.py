@@ -18,13 +18,13 @@ import adalora_ref as ref
 from adalora_ref import convention
 from adalora_ref.cli import main
 from adalora_ref.conformance import mistakes_in_training
+from adalora_ref.conformance.allocator_check import check_allocator
 from adalora_ref.conformance.checking import check_case, check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
 from adalora_ref.conformance.diagnosis import near
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.mistakes_in_pruning import keep_the_worst
 from adalora_ref.conformance.mutants import holds, hunt, try_variants
-from adalora_ref.conformance.scripted import check_allocator
 from adalora_ref.conformance.seen import expectation
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import Lane, Target, spoken

@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 
 import adalora_ref as ref
-from adalora_ref.conformance import reproduction, scripted, standalone_program
+from adalora_ref.conformance import allocator_check, reproduction, standalone_program
+from adalora_ref.conformance.allocator_check import check_allocator
 from adalora_ref.conformance.checking import PRESETS
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
 from adalora_ref.conformance.feed import SCRIPTS, Script, feed
 from adalora_ref.conformance.minimise import size
 from adalora_ref.conformance.minimise_feed import SAID, decided, minimise_feed, right
 from adalora_ref.conformance.reproduction import ALONE, MARKER, UNSTEADY
-from adalora_ref.conformance.scripted import Allocator, check_allocator
+from adalora_ref.conformance.scripted import Allocator
 from adalora_ref.conformance.target import Target
 from adalora_ref.conformance.trace import EQUATIONS, Judge, Run
 from adalora_ref.conformance.trace_case import recorded
@@ -239,8 +240,8 @@ def test_rounding_never_decides_what_a_script_expects() -> None:
 
 def test_every_quantity_of_an_allocator_has_its_script() -> None:
     """The quantities that scripts know are those that are checked."""
-    assert list(SAID) == ["update", *scripted.STAGES_SEEN]
-    assert set(IN_ALLOCATOR) == set(scripted.STAGES_SEEN)
+    assert list(SAID) == ["update", *allocator_check.STAGES_SEEN]
+    assert set(IN_ALLOCATOR) == set(allocator_check.STAGES_SEEN)
 
 
 # WHOLE RUNS

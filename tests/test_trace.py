@@ -159,6 +159,13 @@ def test_a_mistake_at_every_step_is_named() -> None:
     assert row.diagnosis.startswith("matches `pruned_triplets_come_back` at every step")
 
 
+def test_a_record_of_nothing_known_has_no_inputs_to_perturb() -> None:
+    """What no known mistake makes is called so, with what to do: numbers alone cannot be asked again."""
+    number, spoil, _ = SPOILT["triplet_scores"]
+    row = verdict([spoil(step) if step.number == number else step for step in RIGHT])["triplet_scores"]
+    assert row.diagnosis.startswith("matches no known mistake; numbers alone have no inputs to perturb: ")
+
+
 def test_a_wrong_budget_is_one_mistake() -> None:
     """Who is kept is judged by the run's own budget: a schedule that is wrong spoils budget_at alone."""
 

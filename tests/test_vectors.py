@@ -595,15 +595,23 @@ def test_no_schedule_goes_on_for_ever(suite: Path, few: Path) -> None:
     assert refused(command("check", suite, few), name, "a schedule must have at most 1048576 steps")
 
 
+def test_a_result_of_nothing_known_has_no_inputs_to_perturb(suite: Path, few: Path) -> None:
+    """What no known mistake makes is called so, with what to do: numbers alone cannot be asked again."""
+    respoken(case_file(few, FORWARD), lambda held: held.update({"y": held["y"] * 1.0001}))
+    done = command("check", suite, few)
+    assert done.exit_code == 1
+    assert "  diagnosis  matches no known mistake; numbers alone have no inputs to perturb: " in done.stdout
+
+
 def test_a_diagnosis_computes_with_anything(suite: Path, few: Path) -> None:
-    """Where results are wrong and arguments are none that anyone can compute with, the verdict stands alone."""
+    """Where results are wrong and arguments are none that anyone can compute with, no known mistake is named."""
     name = "prune/float64/tiny/0"
     rehashed(suite, name, lambda said: said["case"].update(arguments={"keep": "none"}))
     respoken(case_file(few, name), lambda held: held.update({"factors.s": held["factors.s"] + 1}))
     done = command("check", suite, few)
     assert done.exit_code == 1
     assert f"first in {name}" in done.stdout
-    assert "  diagnosis  " not in done.stdout
+    assert "  diagnosis  matches no known mistake; " in done.stdout
 
 
 def test_a_suite_on_disk_is_checked(suite: Path, few: Path) -> None:

@@ -21,8 +21,9 @@ import adalora_ref as ref
 from adalora_ref.conformance import calls, cases, expectations
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.command import PLANTED, installed_libraries
+from adalora_ref.conformance.dependence import parts
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
-from adalora_ref.conformance.diagnosis import narrower, parts
+from adalora_ref.conformance.diagnosis import narrower
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.report import Report, show
 from adalora_ref.conformance.seen import Seen, case_inputs, expectation
@@ -149,8 +150,7 @@ def test_an_unknown_mistake_matches_nothing() -> None:
     """What no entry computes is called unknown, even if it lies close to one, and is told by what it hangs on."""
     (row,) = check(target(triplet_scores=lambda state: 1.0001 * ref.triplet_scores(state)), "triplet_scores")
     assert row.verdict is Verdict.FAIL
-    assert row.diagnosis.startswith("matches no known mistake; S depends on state.sensitivity.B, ")
-    assert row.diagnosis.endswith(", just as it should")
+    assert row.diagnosis.startswith("matches no known mistake; S depends on state, just as it should")
 
 
 def test_a_result_is_told_by_the_inputs_that_it_ignores() -> None:
@@ -194,7 +194,7 @@ def test_a_mask_is_said_to_depend_on_what_moves_it(tmp_path: Path) -> None:
         target = Target("mine", SimpleNamespace(allocate=allocate, dtypes=("float64",)))
         (row,) = check_stages([target], [stage_named("allocate")], SPEC, cases=24, seed=0)
         said.append(row.diagnosis)
-    assert "moved with none of its inputs, and stayed where scores[" in said[0]
+    assert "moved with none of its inputs, and stayed where scores" in said[0]
     assert said[0].endswith("moved the right one")
     assert "should" not in said[1]
 

@@ -54,11 +54,16 @@ def check_stages(
                     checks.append(_left(stage, target, lane, case_id(stage, dtype, seed, index)))
                 else:
                     checks.append(check_case(stage, target, lane, seed, index, seen, seconds))
-        found = row(stage.name, stage.equation_under(convention), checks, partial(diagnose, stage, seen))
-        failed = sum(check.verdict is Verdict.FAIL for check in checks)
-        told = failed and failed == sum(case.failed for case in seen)  # what raised was under no convention right
-        alike = matching_conventions(stage, seen, convention) if told else ()
+        alike = judged_alike(stage, seen, checks, convention)
+        found = row(stage.name, stage.equation_under(convention), checks, partial(diagnose, stage, seen, alike))
         yield found._replace(conventions=alike)
+
+
+def judged_alike(stage: Stage, seen: Sequence[Seen], checks: Sequence[Check], rules: Convention) -> tuple[str, ...]:
+    """The other conventions under which all is right that failed; what raised is right under none."""
+    failed = sum(check.verdict is Verdict.FAIL for check in checks)
+    told = failed and failed == sum(case.failed for case in seen)
+    return matching_conventions(stage, seen, rules) if told else ()
 
 
 HUNG = "and was interrupted"

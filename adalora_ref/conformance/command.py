@@ -16,7 +16,7 @@ from rich.text import Text
 
 import adalora_ref
 from adalora_ref.array import LIBRARIES, backend
-from adalora_ref.conformance import growth, mutants, own_run, scripted
+from adalora_ref.conformance import allocator_check, growth, mutants, own_run, scripted
 from adalora_ref.conformance.bad_input import Handed, hand_bad_input
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_stages, require_functions, require_library, stage_named
@@ -179,7 +179,7 @@ def loaded(spec: str) -> Target:
 def verify_target(spec: str, options: Options, console: Console) -> int:
     """Check ``package.module:object``."""
     target = loaded(spec)
-    if scripted.is_allocator(target):
+    if allocator_check.is_allocator(target):
         return verify_allocator(target, options, console)
     require_functions(target)
     load, rules = partial(_target_alone, spec), options.rules()
@@ -198,7 +198,7 @@ def _runs(target: Target, spec: str, options: Options) -> Iterator[Row]:
 def verify_allocator(target: Target, options: Options, console: Console) -> int:
     """Check a stateful allocator, fed scripted weights and gradients for a whole schedule."""
     rules = options.rules()
-    found = scripted.check_allocator(target, rules, dtypes=options.dtypes, seed=options.seed)
+    found = allocator_check.check_allocator(target, rules, dtypes=options.dtypes, seed=options.seed)
     rows, place = _asked_for(found, options), options.place(target.name)
     if place is not None:
         rows = tuple(with_feed(row, target, rules, place, options.seed) for row in rows)

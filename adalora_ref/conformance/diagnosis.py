@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from adalora_ref.budget import BudgetSchedule
 from adalora_ref.conformance.bounds import ARITHMETIC
 from adalora_ref.conformance.cases import Inputs
+from adalora_ref.conformance.dependence import Asked, dependence
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.known import Deviation
@@ -22,19 +21,50 @@ from adalora_ref.conformance.target import Target, TargetError, on_host, spoken,
 from adalora_ref.conformance.verdict import Expected, Verdict, compare, deviation
 from adalora_ref.convention import CONVENTIONS, Convention
 
+UNMATCHED = "matches no known mistake"
+RECORDED = f"{UNMATCHED}; numbers alone have no inputs to perturb: verify the code itself to see on which they hang"
+"""What is said of a recorded run, and of results of vectors."""
 
-def diagnose(stage: Stage, seen: Sequence[Seen]) -> str:
+
+def diagnose(stage: Stage, seen: Sequence[Seen], alike: Sequence[str] = ()) -> str:
     """Which known mistakes compute just what the target computed, in every case; else what its result hangs on.
 
     Nothing is said where only the form of a result is wrong and no known mistake has that form: the reason says it.
+
+    Parameters
+    ----------
+    alike
+        The other conventions under which all is right; where there is one, no input is perturbed.
     """
     if not any(case.failed for case in seen):
         return ""
-    if known := recognised(stage, seen):
+    if known := recognised(stage, seen) or right_under(alike):
         return known
     wrong = [(case, quantity) for case in seen if case.failed for quantity in wrong_numbers(case)[:1]]
-    narrow = narrower(seen)
-    return f"matches no known mistake{narrow}; {dependence(stage, wrong)}" if wrong else ""
+    return f"{UNMATCHED}{narrower(seen)}; {_hangs_on(stage, wrong)}" if wrong else ""
+
+
+def _hangs_on(stage: Stage, wrong: Sequence[tuple[Seen, str]]) -> str:
+    """On which inputs the first wrong quantity hangs, by up to eight of the cases in which it is the first."""
+    first, quantity = wrong[0]
+
+    def answer(target: Target, case: Seen, inputs: Inputs) -> bytes | None:
+        try:
+            with target.limit(SECONDS):
+                outputs = target.answer(stage, target.hand_over(inputs), case.lane)
+                return bytes(on_host(outputs[quantity]).tobytes())
+        except TargetError:
+            raise
+        except (Exception, SystemExit, OutOfTime):  # noqa: BLE001  an input that is refused says nothing
+            return None
+
+    right = Target("adalora_ref", reference(first.lane.convention))
+    asked = [
+        Asked(case.inputs, partial(answer, case.target, case), partial(answer, right, case))
+        for case in [case for case, name in wrong if name == quantity][:8]
+    ]
+    # A mask or a count may depend on an input and stay as it is when that one moves.
+    return dependence(spoken(quantity), asked, smooth=first.expected[quantity].dtype in ARITHMETIC)
 
 
 def narrower(seen: Sequence[Seen]) -> str:
@@ -62,6 +92,21 @@ def _errors(got: Any, expected: Expected) -> tuple[float, float]:
     return float(np.max(ratio)), float(np.max(error)) / whole if whole else np.inf
 
 
+# WRONG QUANTITIES
+
+
+def wrong_quantities(case: Seen) -> list[str]:
+    """The paths of the results that depart, in the order of the expectation."""
+    shared = [name for name in case.expected if name in case.outputs]
+    return [name for name in shared if compare(name, case.outputs[name], case.expected[name])[0] is Verdict.FAIL]
+
+
+def wrong_numbers(case: Seen) -> list[str]:
+    """Those of them that depart by their numbers, and not by their form."""
+    held = case.expected
+    return [n for n in wrong_quantities(case) if compare(n, case.outputs[n], held[n])[2] is not None]
+
+
 # KNOWN MISTAKES
 
 
@@ -84,8 +129,8 @@ def matching_mistakes(stage: Stage, seen: Sequence[Seen]) -> list[Deviation]:
 
 def _matches(known: Deviation, stage: Stage, seen: Sequence[Seen]) -> bool:
     """Whether the planted reference, computing in float64, comes within twice the bound of everything seen."""
-    target = Target(known.name, planted(known))
-    return _departs(stage, target, seen) and all(_same(stage, target, case) for case in _telling_first(seen))
+    target, cases = Target(known.name, planted(known)), _telling_first(seen)
+    return all(_same(stage, target, case) for case in cases) and _departs(stage, target, cases)
 
 
 def _telling_first(seen: Sequence[Seen]) -> list[Seen]:
@@ -143,6 +188,11 @@ def near(got: Any, computed: Any, expected: Expected) -> bool:
 # CONVENTIONS
 
 
+def right_under(alike: Sequence[str]) -> str:
+    """The sentence that names the conventions; nothing if there is none."""
+    return f"right under the convention {' and under '.join(alike)}" if alike else ""
+
+
 def matching_conventions(stage: Stage, seen: Sequence[Seen], rules: Convention) -> tuple[str, ...]:
     """Names of the other conventions under which everything that the target returned is right.
 
@@ -178,153 +228,3 @@ def _verdicts(rules: Convention, stage: Stage, case: Seen) -> set[Verdict]:
     if expected.keys() != case.outputs.keys():
         return {Verdict.FAIL}
     return {compare(name, case.outputs[name], want)[0] for name, want in expected.items()}
-
-
-# DEPENDENCE
-
-
-def wrong_quantities(case: Seen) -> list[str]:
-    """The paths of the results that depart, in the order of the expectation."""
-    shared = [name for name in case.expected if name in case.outputs]
-    return [name for name in shared if compare(name, case.outputs[name], case.expected[name])[0] is Verdict.FAIL]
-
-
-def wrong_numbers(case: Seen) -> list[str]:
-    """Those of them that depart by their numbers, and not by their form."""
-    held = case.expected
-    return [n for n in wrong_quantities(case) if compare(n, case.outputs[n], held[n])[2] is not None]
-
-
-def dependence(stage: Stage, wrong: Sequence[tuple[Seen, str]]) -> str:
-    """Say on which inputs a wrong quantity does and does not depend, found by perturbing each of them.
-
-    Parameters
-    ----------
-    wrong
-        Failing cases, each with the quantity that is wrong in it; those of the first quantity are used.
-    """
-    first, quantity = wrong[0]
-    if len({_called(stage, first.target, first, first.inputs, quantity) for _ in range(3)}) > 1:
-        return f"{spoken(quantity)} differs from call to call with the same arguments"
-    theirs: dict[str, bool] = {}
-    ours: dict[str, bool] = {}
-    for case, _ in [pair for pair in wrong if pair[1] == quantity][:8]:
-        right = Target("adalora_ref", reference(case.lane.convention))
-        for found, target in ((theirs, case.target), (ours, right)):
-            for name, moved in _moves(stage, target, case, quantity):
-                found[name] = found.get(name, False) or moved
-    found_on = [name for name in theirs if theirs[name]]
-    lacking = [name for name in ours if ours[name] and not theirs.get(name, False)]
-    beyond = [name for name in found_on if not ours.get(name, False)]
-    if not _is_smooth(first, quantity):
-        return _moved_with(spoken(quantity), found_on, lacking)
-    if not found_on:
-        should = f", though it should depend on {', '.join(lacking)}" if lacking else ", just as it should"
-        return f"{spoken(quantity)} depends on none of its inputs{should}"
-    said = [f"{spoken(quantity)} depends on {', '.join(found_on)}"]
-    said += [f"but not on {', '.join(lacking)}, on which it should"] if lacking else []
-    said += [f"though it should not depend on {', '.join(beyond)}"] if beyond else []
-    return ", ".join(said) + ("" if lacking or beyond else ", just as it should")
-
-
-def _moved_with(quantity: str, found_on: Sequence[str], lacking: Sequence[str]) -> str:
-    """What was seen of a mask or a count, which may stay as it is though it depends on what was perturbed."""
-    said = f"{quantity} moved with {', '.join(found_on) or 'none of its inputs'}"
-    return f"{said}, and stayed where {', '.join(lacking)} moved the right one" if lacking else said
-
-
-def _is_smooth(case: Seen, quantity: str) -> bool:
-    """Whether every input that it depends on moves it at once: a mask or a count may stay as it is."""
-    return case.expected[quantity].dtype in ARITHMETIC
-
-
-def _moves(stage: Stage, target: Target, case: Seen, quantity: str) -> Iterator[tuple[str, bool]]:
-    """For every input: its name, and whether perturbing it changes the quantity."""
-    before = _called(stage, target, case, case.inputs, quantity)
-    for name, perturbed in perturbations(case.inputs):
-        yield name, _called(stage, target, case, perturbed, quantity) != before
-
-
-def _called(stage: Stage, target: Target, case: Seen, inputs: Inputs, quantity: str) -> bytes | None:
-    try:
-        with target.limit(SECONDS):
-            outputs = target.answer(stage, target.hand_over(inputs), case.lane)
-            return bytes(on_host(outputs[quantity]).tobytes())
-    except TargetError:
-        raise
-    except (Exception, SystemExit, OutOfTime):  # noqa: BLE001  an input that is refused says nothing
-        return None
-
-
-def perturbations(inputs: Any) -> Iterator[tuple[str, Any]]:
-    """Every input by name, with copies of all of them in which that one is another."""
-    for name, value in inputs.items():
-        for path, changed in _changes(value):
-            yield f"{name}{path}", {**inputs, name: changed}
-
-
-def _changes(value: Any) -> Iterator[tuple[str, Any]]:
-    """The ways to change a value: itself, or one of its parts, with the path of the part."""
-    if isinstance(value, np.ndarray):
-        yield "", _moved(value)
-        yield "", _turned(value)
-    elif isinstance(value, float):
-        yield "", 0.75 * value + 0.125
-    elif isinstance(value, BudgetSchedule):
-        yield from _each_field(value, lambda held: held + 1)
-    else:
-        for path, item, remade in parts(value):
-            yield from ((path + further, remade(changed)) for further, changed in _changes(item))
-
-
-def parts(value: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
-    """Every part of a value, with its path, and how to make the whole again with another in its place."""
-    if is_dataclass(value) and not isinstance(value, type):
-        for name in (field.name for field in fields(value)):
-            yield f".{name}", getattr(value, name), partial(_with, value, name)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield f"[{key}]", item, partial(_with_item, value, key)
-    elif isinstance(value, list | tuple):
-        for place, item in enumerate(value):
-            name = f".{value._fields[place]}" if hasattr(value, "_fields") else f"[{place}]"
-            yield name, item, partial(_with_place, value, place)
-
-
-def _with(value: Any, name: str, changed: Any) -> Any:
-    try:
-        return replace(value, **{name: changed})
-    except (ValueError, TypeError):  # a configuration that the rules refuse: left as it was
-        return value
-
-
-def _with_item(value: dict[Any, Any], key: Any, changed: Any) -> dict[Any, Any]:
-    return {**value, key: changed}
-
-
-def _with_place(value: Any, place: int, changed: Any) -> Any:
-    parts = [*value[:place], changed, *value[place + 1 :]]
-    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-
-
-def _moved(a: Any) -> Any:
-    if a.dtype.kind == "b":
-        return ~a
-    if a.dtype.kind in "iu":
-        return a
-    size = max(float(np.max(np.abs(a.astype(np.float64)), initial=0.0)), 2.0**-40)
-    ramp = np.arange(1, a.size + 1).reshape(a.shape) / (a.size or 1)
-    return (a.astype(np.float64) + 0.25 * size * ramp).astype(a.dtype)
-
-
-def _turned(a: Any) -> Any:
-    """The same numbers in the opposite order, four times as large: what is selected among them changes too."""
-    return np.flip(a).copy() if a.dtype.kind in "biu" else (4.0 * np.flip(a).astype(np.float64)).astype(a.dtype)
-
-
-def _each_field(value: Any, change: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
-    for field in fields(value):
-        try:
-            yield f".{field.name}", replace(value, **{field.name: change(getattr(value, field.name))})
-        except ValueError:  # a schedule that the rules refuse
-            continue

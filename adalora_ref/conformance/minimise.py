@@ -14,8 +14,8 @@ import numpy as np
 
 from adalora_ref.conformance.cases import Draw, Inputs
 from adalora_ref.conformance.checking import HUNG, asked, compare_all
+from adalora_ref.conformance.dependence import parts
 from adalora_ref.conformance.deviations import reference
-from adalora_ref.conformance.diagnosis import parts
 from adalora_ref.conformance.expectations import Expectation, Undecided
 from adalora_ref.conformance.seen import Seen, case_inputs
 from adalora_ref.conformance.stages import Stage

@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adalora_ref.budget import BudgetSchedule
 from adalora_ref.conformance import oracles
 from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.expectations import Expectation
-from adalora_ref.conformance.feed import BETAS, SCRIPTS, Feed, feed
+from adalora_ref.conformance.feed import SCRIPTS, Feed, feed
 from adalora_ref.conformance.lifting import bounded, expected
 from adalora_ref.conformance.minimise import DIGITS, kind, rounded_all
 from adalora_ref.conformance.oracle_run import TWINS
-from adalora_ref.conformance.scripted import Allocator, play
+from adalora_ref.conformance.scripted import SAID, answers, play
 from adalora_ref.conformance.target import Target, leaves, on_host, spoken
 from adalora_ref.conformance.trace import Each, Judge, Run, checks, quantities
 from adalora_ref.conformance.verdict import Check, Expected, Verdict, compare
@@ -33,18 +32,6 @@ from adalora_ref.factors import Factors
 
 SECONDS = 5.0
 """Time for one quantity."""
-
-SAID = {
-    "update": None,
-    "update_importance": "importance",
-    "budget_at": "budget",
-    "allocates_at": "due",
-    "triplet_scores": "scores",
-    "allocate": "masks",
-    "masks": "masks",
-    "prune": "after",
-}
-"""Under what an allocator shows a quantity."""
 
 
 class MinimisedFeed(NamedTuple):
@@ -154,15 +141,9 @@ def right(given: Feed, rules: Convention, dtype: str) -> list[dict[str, Any]]:
             allocate=TWINS[rules.allocate],
             prune=oracles.prune,
         )
-        return _answers(held, given.schedule, steps, rules, betas)
+        return answers(held, given.schedule, steps, rules, betas)
 
-    return list(bounded(say, given.steps, working=dtype, **BETAS))
-
-
-def _answers(held: Any, schedule: BudgetSchedule, steps: Any, rules: Convention, betas: Any) -> list[dict[str, Any]]:
-    allocator = Allocator(held)
-    allocator.start(steps[0][0], schedule, **betas)
-    return [allocator.update(step + rules.first_step, *pair) for step, pair in enumerate(steps)]
+    return list(bounded(say, given.steps, working=dtype, **given.betas))
 
 
 def wanted(given: Feed, rules: Convention, stage: str, shown: Sequence[dict[str, Any]]) -> Expectation:
@@ -170,7 +151,7 @@ def wanted(given: Feed, rules: Convention, stage: str, shown: Sequence[dict[str,
     said = SAID[stage]
     if said is None:
         return {}
-    like = _answers(reference(rules), given.schedule, given.steps, rules, BETAS)[-1][said]
+    like = answers(reference(rules), given.schedule, given.steps, rules, given.betas)[-1][said]
     found = {spoken(f"{stage}{path}"): want for path, want in expected(shown[-1][said], like).items()}
     if stage == "prune":  # nothing rounds
         return {path: Expected.exact(want.high.astype(want.dtype), want.dtype) for path, want in found.items()}

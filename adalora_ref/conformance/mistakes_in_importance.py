@@ -85,6 +85,10 @@ def _betas_are_swapped(state: Importance, w: Factors, g: Factors, /, *, beta1: f
     return ref.update_importance(state, w, g, beta1=beta2, beta2=beta1)
 
 
+def _one_beta(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
+    return ref.update_importance(state, w, g, beta1=beta1, beta2=beta1)
+
+
 def _deviation_is_squared(state: Importance, w: Factors, g: Factors, /, *, beta1: float, beta2: float) -> Importance:
     mean, _ = ref.update_importance(state, w, g, beta1=beta1, beta2=beta2)
 
@@ -222,6 +226,7 @@ IN_IMPORTANCE: tuple[Deviation, ...] = (
         "β1 smooths the uncertainty and β2 the sensitivity",
         _betas_are_swapped,
     ),
+    Deviation("one_beta", "update_importance", "β1 smooths the uncertainty too", _one_beta),
     Deviation(
         "deviation_is_squared", "update_importance", "Ū averages (I − Ī)² instead of |I − Ī|", _deviation_is_squared
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import numpy as np
 from adalora_ref.array import Array
 from adalora_ref.conformance import calls
 from adalora_ref.conformance.cases import NAMES, NUMPY_DTYPES, Inputs
-from adalora_ref.conformance.checking import compare_all
+from adalora_ref.conformance.checking import compare_all, judged_alike
 from adalora_ref.conformance.deviations import reference
+from adalora_ref.conformance.diagnosis import diagnose
 from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.expectations import train_step as expected_step
 from adalora_ref.conformance.feed import CONFIG
 from adalora_ref.conformance.growth import apart, shown, theirs_if_near
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
+from adalora_ref.conformance.seen import NOT_DRAWN, Seen
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host
 from adalora_ref.conformance.trace_diagnosis import wide
@@ -49,7 +52,8 @@ def train(
     target: Target, rules: Convention, *, dtypes: Sequence[str] = (), seed: int, seconds: float = SECONDS
 ) -> tuple[Row, list[Inputs]]:
     """What `check_run` returns, and the inputs of every step of that run up to the first one that failed."""
-    equation = next(stage.equation for stage in STAGES if stage.name == "train_step")
+    stage = next(stage for stage in STAGES if stage.name == "train_step")
+    seen: list[Seen] = []
     checks: list[Check] = []
     grown: list[Growth] = []
     failing: list[Inputs] = []
@@ -59,7 +63,7 @@ def train(
         made: list[Inputs] = []
         for number in range(CONFIG.schedule.total):
             case = {**held, "batch": _batch(dtype, seed, number), "state": theirs}
-            check, after = _checked(target, case, lane, number, seconds)
+            check, after = _checked(target, case, lane, number, seconds, seen)
             checks.append(check)
             made.append(case)
             failing = failing or (list(made) if check.verdict is Verdict.FAIL else [])
@@ -68,10 +72,14 @@ def train(
             ours = _reference_step({**case, "state": ours}, after, lane)
             grown.append(Growth(dtype, number, apart(after.factors, ours.factors)))
             theirs = after
-    return row(NAME, equation, checks)._replace(note=shown(grown), growth=tuple(grown)), failing
+    alike = judged_alike(stage, seen, checks, rules)
+    found = row(NAME, stage.equation, checks, partial(diagnose, stage, seen, alike))
+    return found._replace(note=shown(grown), growth=tuple(grown), conventions=alike), failing
 
 
-def _checked(target: Target, case: Inputs, lane: Lane, number: int, seconds: float) -> tuple[Check, TrainState | None]:
+def _checked(
+    target: Target, case: Inputs, lane: Lane, number: int, seconds: float, seen: list[Seen]
+) -> tuple[Check, TrainState | None]:
     """Check one step from the target's own state; return the state after it, None where there is none to go on from."""
     label = f"run/{lane.dtype}/step {number}"
     fixed = (NAME, label, target.array_library, lane.dtype)
@@ -95,7 +103,10 @@ def _checked(target: Target, case: Inputs, lane: Lane, number: int, seconds: flo
         expected = expected_step(case, lane)
     except Undecided as error:  # either mask is right: the run goes on from the target's
         return Check(*fixed, Verdict.INCONCLUSIVE, reason=str(error)), after
-    return Check(*fixed, *compare_all(host, expected)), after
+    check = Check(*fixed, *compare_all(host, expected))
+    failed = check.verdict is Verdict.FAIL
+    seen.append(Seen(target, lane, 0, NOT_DRAWN, case, outputs, host, expected, failed))
+    return check, after
 
 
 def _require_shapes(before: TrainState, after: TrainState) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from adalora_ref.conformance import scripted
+from adalora_ref.conformance import allocator_check
 from adalora_ref.conformance.cases import NUMPY_DTYPES
 from adalora_ref.conformance.checking import PRESETS, check_case, require_functions, require_library, stage_named
 from adalora_ref.conformance.diagnosis import diagnose
@@ -71,8 +71,10 @@ def conformance_checks(
     target = _target(implementation)
     require_library(target)
     expected = () if known is None else read_known(Path(known))
-    if scripted.is_allocator(target):
-        played = partial(scripted.check_allocator, target, convention_named(convention), dtypes=dtypes, seed=seed)
+    if allocator_check.is_allocator(target):
+        played = partial(
+            allocator_check.check_allocator, target, convention_named(convention), dtypes=dtypes, seed=seed
+        )
         return _allocator_checks(target, cache(played), stages, expected)
     if not isinstance(target, Program):
         require_functions(target)
@@ -98,7 +100,7 @@ def _allocator_checks(
     """One item for each quantity of an allocator, which is played once for all of them."""
     import pytest
 
-    asked = [name for name in ("update", *scripted.STAGES_SEEN) if not stages or name in stages]
+    asked = [name for name in ("update", *allocator_check.STAGES_SEEN) if not stages or name in stages]
 
     @pytest.mark.parametrize("quantity", [pytest.param(name, id=name, marks=_marks(name, known)) for name in asked])
     def test_conforms(quantity: str) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.checking import stage_named
 from adalora_ref.conformance.minimise import Minimised, expectation_of, minimise
-from adalora_ref.conformance.minimise_feed import SAID, as_found, minimise_feed
+from adalora_ref.conformance.minimise_feed import as_found, minimise_feed
 from adalora_ref.conformance.script import of_a_step, script
 from adalora_ref.conformance.script_allocator import allocator_script
 from adalora_ref.conformance.script_parts import About, Data, command
 from adalora_ref.conformance.script_program import program_script, write_case
 from adalora_ref.conformance.script_trace import trace_script
+from adalora_ref.conformance.scripted import SAID
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import Lane, Target
 from adalora_ref.conformance.trace import EQUATIONS, Run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adalora_ref.conformance import standalone, standalone_allocator, standalone_comparison
-from adalora_ref.conformance.feed import BETAS, Feed
+from adalora_ref.conformance.feed import Feed
 from adalora_ref.conformance.minimise_feed import MinimisedFeed
 from adalora_ref.conformance.script_parts import (
     EXPECTED,
@@ -51,7 +51,7 @@ def allocator_script(stage: str, case: MinimisedFeed, about: About, whole: Feed 
     steps = [{"weights": weights, "grads": grads} for weights, grads in fed.steps]
     again = AGAIN.format(number=len(case.feed.steps)) if whole else ""
     held = {
-        "case": {"schedule": case.feed.schedule, "betas": BETAS, "steps": steps},
+        "case": {"schedule": case.feed.schedule, "betas": case.feed.betas, "steps": steps},
         "expected": wanted(case.expected),
     }
     parts, data = set_aside(held)

@@ -1,12 +1,8 @@
-"""A stateful rank allocator, fed scripted weights and gradients for a whole schedule.
-
-Two scripts are played: an ordinary one, and one with ties, in which two matrices are twins of two others and a pair of
-twins never gets a gradient. What the allocator shows of itself is then checked as any recorded run is.
-"""
+"""A stateful rank allocator, fed scripted weights and gradients: what it shows of itself is a recorded run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,61 +13,34 @@ from adalora_ref.conformance import oracles
 from adalora_ref.conformance.bad_input import Handed
 from adalora_ref.conformance.bounds import ARITHMETIC, number, scalar
 from adalora_ref.conformance.cases import NAMES
-from adalora_ref.conformance.deviations import DEVIATIONS, planted
-from adalora_ref.conformance.feed import BETAS, CONFIG, SCRIPTS, Feed, feed
-from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.feed import CONFIG, SCRIPTS, Feed, betas_of, feed
 from adalora_ref.conformance.lifting import lift
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.target import Target, TargetError, leaves, on_host, spoken, tree_map
 from adalora_ref.conformance.trace import Each, Judge, Run, Step
-from adalora_ref.conformance.trace_diagnosis import explained, named
 from adalora_ref.conformance.untrusted import what_was_raised
-from adalora_ref.conformance.verdict import Check, Row, Verdict, row
+from adalora_ref.conformance.verdict import Check, Verdict
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance, init_importance
 
-EQUATION = "start(weights, schedule, *, beta1, beta2), then update(step, weights, grads) at every step"
-
-STAGES_SEEN = ("update_importance", "budget_at", "allocates_at", "triplet_scores", "allocate", "masks", "prune")
-
-
-def is_allocator(target: Target) -> bool:
-    """Whether the target is a stateful allocator: it has `start` and `update`."""
-    return target.function("start") is not None and target.function("update") is not None
-
-
-def check_allocator(
-    target: Target, rules: Convention, *, dtypes: Sequence[str] = (), seed: int, seconds: float = SECONDS
-) -> list[Row]:
-    """Feed an allocator scripted weights and gradients, and check each stage from what it says of itself.
-
-    The target has ``start(weights, schedule, *, beta1, beta2)`` and ``update(step, weights, grads) -> dict``, both with
-    dictionaries of `Factors` by matrix. What `update` returns has ``masks``, who is kept now, and as much as the
-    allocator can show of ``importance``, ``scores`` (None where no allocation was made), ``budget``, ``due`` and
-    ``after``, the weights with the mask applied. Where it shows no ``importance``, its scores and masks are held
-    against the averages that the script makes.
-    """
-    lacking = [d for d in dtypes if d not in target.usable_dtypes]
-    if lacking:
-        raise TargetError(f"{target.name} has no {lacking[0]}")
-    runs, answers = [], []
-    for dtype in [d for d in dtypes or target.usable_dtypes if d in ("float64", "float32")]:
-        for name in SCRIPTS:
-            given = feed(SCRIPTS[name], dtype, seed)
-            run, check = play(target, given, Judge(given.config, rules, dtype), f"{dtype}{name}", seconds)
-            answers.append(check)
-            runs.append(run)
-    if not runs:
-        raise TargetError("an allocator is fed float64 or float32; it has neither")
-    rows = explained(runs, STAGES_SEEN)
-    return [row("update", EQUATION, answers), *(_by_masks(r, runs) for r in rows)]
+SAID = {
+    "update": None,
+    "update_importance": "importance",
+    "budget_at": "budget",
+    "allocates_at": "due",
+    "triplet_scores": "scores",
+    "allocate": "masks",
+    "masks": "masks",
+    "prune": "after",
+}
+"""Under what an allocator shows a quantity."""
 
 
 def hand_nan(target: Target, seconds: float = SECONDS) -> Handed:
     """Feed an allocator a matrix whose first gradient is NaN, until it must drop something; say what it does."""
     given, name = feed(SCRIPTS[""], "float64", 0), NAMES[1]
-    said, wrong = _asked(target, "start", (target.hand_over(given.steps[0][0]), given.schedule), BETAS, seconds)
+    said, wrong = _asked(target, "start", (target.hand_over(given.steps[0][0]), given.schedule), given.betas, seconds)
     for step, (weights, grads) in enumerate(given.steps[: given.schedule.end_of_pruning + 1]):
         nan = Factors(*(np.full_like(a, np.nan) for a in grads[name]))
         handed = target.hand_over((weights, grads if step else grads | {name: nan}))
@@ -90,6 +59,16 @@ def hand_nan(target: Target, seconds: float = SECONDS) -> Handed:
 
 def play(target: Target, given: Feed, judge: Judge, label: str, seconds: float = SECONDS) -> tuple[Run, Check]:
     """Feed a target; return the run as far as it came, and the check that says whether it came to the end."""
+    steps, wrong = shown(target, given, seconds)
+    case = f"{label}/step {len(steps)}" if wrong else label
+    verdict = Verdict.FAIL if wrong else Verdict.PASS
+    check = Check("update", case, target.array_library, judge.working, verdict, np.inf if wrong else 0.0, reason=wrong)
+    run = Run(tuple(steps), judge, target.array_library, label)
+    return run._replace(steps=_with_implied(run)), check
+
+
+def shown(target: Target, given: Feed, seconds: float = SECONDS) -> tuple[list[Step], str]:
+    """What an allocator shows of itself while it is fed, and, in words, why that ended before the feed did."""
     steps: list[Step] = []
     wrong = _start_wrong(target, given, seconds)
     last: Any = None
@@ -104,17 +83,13 @@ def play(target: Target, given: Feed, judge: Judge, label: str, seconds: float =
             break
         steps.append(_step(target.name, place, weights, grads, said))
         last = (said, tree_map(np.copy, {k: _on_host(v) for k, v in said.items()}))
-    case = f"{label}/step {len(steps)}" if wrong else label
-    verdict = Verdict.FAIL if wrong else Verdict.PASS
-    check = Check("update", case, target.array_library, judge.working, verdict, np.inf if wrong else 0.0, reason=wrong)
-    run = Run(tuple(steps), judge, target.array_library, label)
-    return run._replace(steps=_with_implied(run)), check
+    return steps, wrong
 
 
 def _start_wrong(target: Target, given: Feed, seconds: float) -> str:
     weights = given.steps[0][0]
     handed = target.hand_over(weights)
-    _, wrong = _asked(target, "start", (handed, given.schedule), BETAS, seconds)
+    _, wrong = _asked(target, "start", (handed, given.schedule), given.betas, seconds)
     return wrong or _changed({"weights": weights}, {"weights": handed})
 
 
@@ -198,7 +173,7 @@ def _with_implied(run: Run) -> tuple[Step, ...]:
     if any(step.importance is not None for step in run.steps):
         return run.steps
     kinds = [partial(kind, arithmetic=ARITHMETIC[run.judge.working]) for kind in (number, scalar)]
-    betas = lift(BETAS, *kinds)
+    betas = lift(betas_of(run.judge.config), *kinds)
     averages: Any = None
     steps = []
     for step in run.steps:
@@ -209,31 +184,6 @@ def _with_implied(run: Run) -> tuple[Step, ...]:
             averages = {n: oracles.update_importance(averages[n], weights[n], gradient[n], **betas) for n in averages}
         steps.append(step._replace(implied=averages))
     return tuple(steps)
-
-
-def _by_masks(held: Row, runs: Sequence[Run]) -> Row:
-    """Name, where masks are all that an allocator shows, the known mistakes that make just these."""
-    silent = all(step.scores is None and step.importance is None for run in runs for step in run.steps)
-    if held.stage not in ("allocate", "masks") or held.verdict is not Verdict.FAIL or not silent:
-        return held
-    sorts = ("init_importance", "update_importance", "triplet_scores", "budget_at", "allocates_at", "allocate")
-    matching = [known for known in DEVIATIONS if known.stage in sorts and _masks_of(known, runs)]
-    return held._replace(diagnosis=named(matching) or "matches no known mistake")
-
-
-def _masks_of(known: Deviation, runs: Sequence[Run]) -> bool:
-    """Whether the reference with this mistake planted keeps at every step what the runs kept."""
-    for run in runs:
-        again = Allocator(planted(known))
-        again.start(run.steps[0].weights or {}, run.judge.config.schedule, **BETAS)
-        for step in run.steps:
-            try:
-                kept = again.update(step.number, step.weights or {}, step.gradient or {})["masks"]
-            except Exception:  # noqa: BLE001  a mistake that cannot run on this script is not the one
-                return False
-            if any(mask.tolist() != kept[n].tolist() for n, mask in (step.masks or {}).items()):
-                return False
-    return True
 
 
 class Allocator:
@@ -263,3 +213,10 @@ class Allocator:
         after = {n: held.prune(f, self.masks[n]) if masked else f for n, f in weights.items()}
         shown = {"importance": self.importance, "scores": scores, "budget": budget, "due": due, "after": after}
         return {"masks": self.masks, **shown}
+
+
+def answers(held: Any, schedule: BudgetSchedule, steps: Any, rules: Convention, betas: Any) -> list[dict[str, Any]]:
+    """What the allocator that is made of *held* says at every step."""
+    allocator = Allocator(held)
+    allocator.start(steps[0][0], schedule, **betas)
+    return [allocator.update(step + rules.first_step, *pair) for step, pair in enumerate(steps)]

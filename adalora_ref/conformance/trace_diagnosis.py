@@ -9,7 +9,7 @@ import numpy as np
 
 from adalora_ref.adamw import init_adamw
 from adalora_ref.conformance.deviations import DEVIATIONS
-from adalora_ref.conformance.diagnosis import near
+from adalora_ref.conformance.diagnosis import RECORDED, near, right_under
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.mistakes_in_runs import IN_RUNS, RunMistake
 from adalora_ref.conformance.target import leaves, on_host, tree_map
@@ -19,12 +19,11 @@ from adalora_ref.convention import CONVENTIONS, Convention
 from adalora_ref.importance import init_importance
 
 
-def explained(runs: Sequence[Run], stages: Collection[str] = EQUATIONS) -> list[Row]:
-    """Check recorded runs; where a stage fails, say which mistake or which convention that is."""
+def explained(runs: Sequence[Run], stages: Collection[str] = EQUATIONS, otherwise: str = RECORDED) -> list[Row]:
+    """Check recorded runs; where a stage fails, say which mistake or which convention that is, or *otherwise*."""
     rows = check_runs(runs, stages)
-    if all(row.verdict is not Verdict.FAIL for row in rows):
-        return rows
-    return _first_marked([_explained(row, runs) if row.verdict is Verdict.FAIL else row for row in rows], runs)
+    told = [_explained(row, runs, otherwise) if row.verdict is Verdict.FAIL else row for row in rows]
+    return _first_marked(told, runs)
 
 
 def _right_under(rules: Convention, stage: str, runs: Sequence[Run]) -> bool:
@@ -51,13 +50,13 @@ def _first_marked(rows: list[Row], runs: Sequence[Run]) -> list[Row]:
     return [*rows[:first], marked, *rows[first + 1 :]]
 
 
-def _explained(row: Row, runs: Sequence[Run]) -> Row:
+def _explained(row: Row, runs: Sequence[Run], otherwise: str) -> Row:
     entries: list[Deviation | RunMistake] = [*(d for d in DEVIATIONS if not d.equivalent), *IN_RUNS]
     steps = list(_steps(row.stage, runs))
     matching = [known for known in entries if known.stage == row.stage and _matches(known, steps)]
     others = [rules for rules in CONVENTIONS.values() if rules is not runs[0].judge.convention]
     alike = tuple(rules.name for rules in others if _right_under(rules, row.stage, runs))
-    return row._replace(diagnosis=named(matching) or "matches no known mistake", conventions=alike)
+    return row._replace(diagnosis=named(matching) or right_under(alike) or otherwise, conventions=alike)
 
 
 class _Recorded(NamedTuple):
@@ -67,14 +66,18 @@ class _Recorded(NamedTuple):
     step: Step
     judge: Judge
     expected: Wanted
+    failed: bool
 
 
 def _steps(stage: str, runs: Sequence[Run]) -> Iterator[_Recorded]:
     for run in runs:
         for before, step in run.pairs():
-            wanted = next((wanted for name, _, wanted in quantities(step, before, run.judge) if name == stage), None)
-            if wanted is not None:
-                yield _Recorded(before, step, run.judge, wanted())
+            for name, got, wanted in quantities(step, before, run.judge):
+                if name == stage:
+                    expected = wanted()
+                    found = checks(stage, "", run.library, run.judge.working, got, expected)
+                    failed = any(check.verdict is Verdict.FAIL for check in found)
+                    yield _Recorded(before, step, run.judge, expected, failed)
 
 
 def named(matching: Sequence[Deviation | RunMistake]) -> str:
@@ -85,22 +88,21 @@ def named(matching: Sequence[Deviation | RunMistake]) -> str:
 
 
 def _matches(known: Deviation | RunMistake, steps: Sequence[_Recorded]) -> bool:
-    """Whether the mistake makes, in float64 from the runs' own inputs, what they recorded at every step."""
+    """Whether the mistake makes, in float64 from the runs' own inputs, what they recorded at every step.
+
+    Where it makes nothing, it explains no failure.
+    """
     again = known.again if isinstance(known, RunMistake) else AGAIN.get(known.stage)
     if again is None:
         return False
-    compared = 0
-    for before, step, judge, expected in steps:
+    for before, step, judge, expected, failed in steps:
         try:
             made = again(known.function, before, step, judge)
         except Exception:  # noqa: BLE001  a mistake that cannot run on this case is not the one
             return False
-        if made is None:
-            continue
-        if not _alike(made[0], made[1], expected):
+        if failed if made is None else not _alike(made[0], made[1], expected):
             return False
-        compared += 1
-    return compared > 0
+    return True
 
 
 def _alike(recorded: Any, made: Any, expected: Wanted) -> bool:

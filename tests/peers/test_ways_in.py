@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from adalora_ref import Factors
 from adalora_ref.cli import main
 from adalora_ref.conformance import jax_layer, peft_run, torch_layer
+from adalora_ref.conformance.allocator_check import check_allocator
 from adalora_ref.conformance.checking import check_stages, stage_named
 from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.peft_target import ADAPTER, peers
-from adalora_ref.conformance.scripted import check_allocator
 from adalora_ref.conformance.target import Target, TargetError
 from adalora_ref.conformance.trace import Judge
 from adalora_ref.conformance.trace_file import write_trace
