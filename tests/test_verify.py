@@ -153,6 +153,23 @@ def test_an_unknown_mistake_matches_nothing() -> None:
     assert row.diagnosis.startswith("matches no known mistake; S depends on state, just as it should")
 
 
+def test_a_state_is_whatever_unpacks_as_one() -> None:
+    """Moments in plain tuples are the same state; two moments without a step are none, which is said."""
+
+    def plain(*given: Any, **options: Any) -> Any:
+        weights, (first, second, step) = ref.adamw_step(*given, **options)
+        return tuple(weights), (tuple(first), tuple(second), step)
+
+    def halved(*given: Any, **options: Any) -> Any:
+        weights, state = ref.adamw_step(*given, **options)
+        return weights, state[:2]
+
+    (right,), (wrong,) = (check(target(adamw_step=step), "adamw_step") for step in (plain, halved))
+    assert right.verdict is Verdict.PASS
+    assert wrong.first_failure is not None
+    assert wrong.first_failure.reason == "the state of adamw_step must unpack as first, second, steps; got tuple of 2"
+
+
 def test_a_result_is_told_by_the_inputs_that_it_ignores() -> None:
     """Where nothing known matches, each input is perturbed: here A in one, the scale in the other."""
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from adalora_ref.adamw import AdamState
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.target import CannotExpress, Lane, Target
 from adalora_ref.convention import SPEC
@@ -112,7 +113,14 @@ def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
     options = {"learning_rate": i["learning_rate"], **_given(i, "weight_decay")}
     moved = t.require("adamw_step")(i["weights"], i["grads"], i["state"], **options)
     weights, state = pair_of("adamw_step", "(factors, state)", moved)
-    return {"weights": _factors(weights), "state": state}
+    return {"weights": _factors(weights), "state": _moments(state)}
+
+
+def _moments(value: Any) -> AdamState:
+    """What unpacks as first, second, steps is AdamState, whatever its factors unpack from."""
+    if hasattr(value, "shape") or not isinstance(value, Iterable) or len(parts := tuple(value)) != 3:
+        raise WrongForm(f"the state of adamw_step must unpack as first, second, steps; got {_spoken(value)}")
+    return AdamState(_factors(parts[0]), _factors(parts[1]), parts[2])
 
 
 def init_state(t: Target, i: Inputs, lane: Lane) -> Outputs:
