@@ -253,6 +253,7 @@ def test_a_right_run_passes_and_shows_its_growth() -> None:
     assert "step 0: " in row.note
 
 
+@pytest.mark.usefixtures("unchecked")  # a diagnosis makes hundreds of steps
 def test_a_mistake_of_one_step_fails_at_that_step() -> None:
     """A run that goes wrong at step 4 fails there alone, since later steps are judged from its own state; it grows."""
 
@@ -271,6 +272,7 @@ def test_a_mistake_of_one_step_fails_at_that_step() -> None:
     assert "; state.factors[embed].s depends on " in row.diagnosis
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_run_is_diagnosed() -> None:
     """A known mistake is named in a whole run as in a single step, and so is another convention."""
     known = next(d for d in DEVIATIONS if d.name == "pruning_clears_the_moments")

@@ -21,7 +21,7 @@ import adalora_ref as ref
 from adalora_ref.conformance import calls, cases, expectations
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.command import PLANTED, installed_libraries
-from adalora_ref.conformance.dependence import parts
+from adalora_ref.conformance.dependence import Asked, dependence, parts, together
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.diagnosis import narrower
 from adalora_ref.conformance.known import Deviation
@@ -164,8 +164,14 @@ def test_a_state_is_whatever_unpacks_as_one() -> None:
         weights, state = ref.adamw_step(*given, **options)
         return weights, state[:2]
 
-    (right,), (wrong,) = (check(target(adamw_step=step), "adamw_step") for step in (plain, halved))
-    assert right.verdict is Verdict.PASS
+    def fresh(like: Any) -> Any:
+        first, second, steps = ref.init_adamw(like)
+        return tuple(first), tuple(second), steps
+
+    held = target(adamw_step=plain, init_adamw=fresh, init_importance=lambda like: fresh(like)[:2])
+    for row in check(held, "adamw_step", "init_adamw", "init_importance"):
+        assert row.verdict is Verdict.PASS
+    (wrong,) = check(target(adamw_step=halved), "adamw_step")
     assert wrong.first_failure is not None
     assert wrong.first_failure.reason == "the state of adamw_step must unpack as first, second, steps; got tuple of 2"
 
@@ -194,6 +200,29 @@ def test_a_quantity_that_hangs_on_too_much_is_told() -> None:
 
     (row,) = check(target(prune=prune), "prune")
     assert row.diagnosis.endswith("though it should not depend on factors.s")
+
+
+def test_what_the_reference_refuses_is_not_called_too_much() -> None:
+    """An input that the reference refuses is no evidence of what the right result depends on."""
+
+    def theirs(inputs: Any) -> bytes:
+        return repr(inputs).encode()
+
+    def ours(inputs: Any) -> bytes | None:
+        return None if inputs["b"] != 0.5 else repr(inputs["a"]).encode()
+
+    asked = [Asked({"a": 0.5, "b": 0.5, "c": 0.5}, theirs, ours)]
+    assert dependence("q", asked, smooth=True) == "q depends on a, b, c, though it should not depend on c"
+    assert "took over 0 s" in dependence("q", asked, smooth=True, seconds=0.0)
+
+
+def test_parts_are_named_together() -> None:
+    """A whole stands for all its parts, a star for all that differ in their brackets, and nothing for less."""
+    among = ["w[a].B", "w[a].s", "w[b].B", "w[b].s", "beta"]
+    assert together(among[:4], among) == "w"
+    assert together(["w[a].B", "w[a].s", "beta"], among) == "w[a], beta"
+    assert together(["w[a].B", "w[b].B"], among) == "w[*].B"
+    assert together(["w[a].B", "beta"], among) == "w[a].B, beta"
 
 
 def test_a_mask_is_said_to_depend_on_what_moves_it(tmp_path: Path) -> None:

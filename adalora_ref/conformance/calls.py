@@ -66,16 +66,16 @@ def penalty(name: str) -> Call:
     return call
 
 
-def zeros(name: str) -> Call:
-    """`init_importance` or `init_adamw`."""
-    return lambda t, i, _: {"state": t.require(name)(i["factors"])}
+def init_importance(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """Ī and Ū before any update."""
+    return {"state": _averages("init_importance", t.require("init_importance")(i["factors"]))}
 
 
 def update_importance(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Ī and Ū after an update."""
     function = t.require("update_importance")
     given = function(i["state"], i["weights"], i["grads"], beta1=i["beta1"], beta2=i["beta2"])
-    return {"state": Importance(*map(_factors, pair_of("update_importance", "(sensitivity, uncertainty)", given)))}
+    return {"state": _averages("update_importance", given)}
 
 
 def triplet_scores(t: Target, i: Inputs, _: Lane) -> Outputs:
@@ -108,19 +108,17 @@ def masked(name: str) -> Call:
     return lambda t, i, _: {"factors": _factors(t.require(name)(i["factors"], i["keep"]))}
 
 
+def init_adamw(t: Target, i: Inputs, _: Lane) -> Outputs:
+    """The moments before any step."""
+    return {"state": _moments("init_adamw", t.require("init_adamw")(i["factors"]))}
+
+
 def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
     """Weights and moments after one step."""
     options = {"learning_rate": i["learning_rate"], **_given(i, "weight_decay")}
     moved = t.require("adamw_step")(i["weights"], i["grads"], i["state"], **options)
     weights, state = pair_of("adamw_step", "(factors, state)", moved)
-    return {"weights": _factors(weights), "state": _moments(state)}
-
-
-def _moments(value: Any) -> AdamState:
-    """What unpacks as first, second, steps is AdamState, whatever its factors unpack from."""
-    if hasattr(value, "shape") or not isinstance(value, Iterable) or len(parts := tuple(value)) != 3:
-        raise WrongForm(f"the state of adamw_step must unpack as first, second, steps; got {_spoken(value)}")
-    return AdamState(_factors(parts[0]), _factors(parts[1]), parts[2])
+    return {"weights": _factors(weights), "state": _moments("adamw_step", state)}
 
 
 def init_state(t: Target, i: Inputs, lane: Lane) -> Outputs:
@@ -147,6 +145,18 @@ def _factors(value: Any) -> Factors:
         return Factors(*parts)
     except (TypeError, ValueError) as error:
         raise WrongForm(str(error)) from None
+
+
+def _averages(name: str, value: Any) -> Importance:
+    """What unpacks as two factors is Importance."""
+    return Importance(*map(_factors, pair_of(name, "(sensitivity, uncertainty)", value)))
+
+
+def _moments(name: str, value: Any) -> AdamState:
+    """What unpacks as first, second, steps is AdamState."""
+    if hasattr(value, "shape") or not isinstance(value, Iterable) or len(parts := tuple(value)) != 3:
+        raise WrongForm(f"the state of {name} must unpack as first, second, steps; got {_spoken(value)}")
+    return AdamState(_factors(parts[0]), _factors(parts[1]), parts[2])
 
 
 def pair_of(name: str, form: str, value: Any) -> tuple[Any, Any]:

@@ -46,27 +46,27 @@ def dependence(quantity: str, asked: Sequence[Asked], *, smooth: bool, seconds: 
     until = time.monotonic() + seconds
     for case in asked:
         for found, answer in ((theirs, case.theirs), (ours, case.ours)):
-            for name, moved in _moves(answer, case.inputs, [name for name in found if found[name]]):
-                found[name] = moved
-                if time.monotonic() > until:
-                    return f"on which inputs {quantity} hangs is not known: to perturb them took over {seconds:g} s"
+            _perturb(found, answer, case.inputs, until)
+    if time.monotonic() > until:
+        return f"on which inputs {quantity} hangs is not known: to perturb them took over {seconds:g} s"
     return _said(quantity, theirs, ours, smooth=smooth)
 
 
-def _moves(answer: Answer, inputs: Inputs, settled: Collection[str]) -> Iterator[tuple[str, bool]]:
-    """For every input that is not settled and not refused: its name, and whether perturbing it changes the quantity."""
-    before, moved = answer(inputs), set(settled)
+def _perturb(found: dict[str, bool], answer: Answer, inputs: Inputs, until: float) -> None:
+    """Note of every input whether it moves the quantity, but of none that is refused: this says nothing."""
+    before = answer(inputs)
     for name, perturbed in perturbations(inputs):
-        if name not in moved and (after := answer(perturbed)) is not None:
-            moved |= {name} if after != before else set()
-            yield name, name in moved
+        if time.monotonic() > until:
+            return
+        if not found.get(name) and (after := answer(perturbed)) is not None:
+            found[name] = after != before
 
 
 def _said(quantity: str, theirs: dict[str, bool], ours: dict[str, bool], *, smooth: bool) -> str:
     names = theirs | ours
     found_on = together([name for name in theirs if theirs[name]], names)
     lacking = together([name for name in ours if ours[name] and theirs.get(name) is False], names)
-    beyond = together([name for name in theirs if theirs[name] and not ours.get(name, False)], names)
+    beyond = together([name for name in theirs if theirs[name] and ours.get(name) is False], names)
     if not smooth:
         said = f"{quantity} moved with {found_on or 'none of its inputs'}"
         return f"{said}, and stayed where {lacking} moved the right one" if lacking else said
@@ -113,7 +113,7 @@ def _changes(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", _moved(value)
         yield "", _turned(value)
     elif isinstance(value, float):
-        yield "", 0.75 * value + 0.125
+        yield "", 0.625 * value + 0.125  # a share stays one, and no number stays what it is
     elif isinstance(value, BudgetSchedule):
         yield from _each_field(value, lambda held: held + 1)
     else:

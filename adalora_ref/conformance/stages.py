@@ -96,7 +96,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "init_importance", "(8) Ī = Ū = 0",
-        ("init_importance",), (), cases.masked, calls.zeros("init_importance"), expectations.zero_importance,
+        ("init_importance",), (), cases.masked, calls.init_importance, expectations.zero_importance,
     ),
     Stage(
         "update_importance", "(8) I = |w · g|, Ī ← β1 Ī + (1 − β1) I, Ū ← β2 Ū + (1 − β2) |I − Ī| with the new Ī",
@@ -132,7 +132,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "init_adamw", "(18) m = v = 0, no step yet",
-        ("init_adamw",), (), cases.masked, calls.zeros("init_adamw"), expectations.zero_moments,
+        ("init_adamw",), (), cases.masked, calls.init_adamw, expectations.zero_moments,
     ),
     Stage(
         "adamw_step", "(18) w ← (1 − lr·λ) · w − lr · m̂ / (√v̂ + ε)",

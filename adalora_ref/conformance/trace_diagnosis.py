@@ -100,7 +100,8 @@ def _matches(known: Deviation | RunMistake, steps: Sequence[_Recorded]) -> bool:
             made = again(known.function, before, step, judge)
         except Exception:  # noqa: BLE001  a mistake that cannot run on this case is not the one
             return False
-        if failed if made is None else not _alike(made[0], made[1], expected):
+        explains = not failed if made is None else _alike(made[0], made[1], expected)
+        if not explains:
             return False
     return True
 
