@@ -83,8 +83,9 @@ IN_CALLS = {
 def small_script(monkeypatch: pytest.MonkeyPatch) -> None:
     """Play a smaller script alone, and take half a second to make it smaller still, which is what time allows."""
     shapes = {"embed": (2, 1), "gate": (1, 2), "block": (1, 1), "head": (1, 1)}
-    monkeypatch.setitem(SCRIPTS, "", Script(shapes, {}, ()))
-    monkeypatch.delitem(SCRIPTS, "/ties")
+    for name in set(SCRIPTS) - {""}:
+        monkeypatch.delitem(SCRIPTS, name)
+    monkeypatch.setitem(SCRIPTS, "", Script(shapes))
     monkeypatch.setattr(reproduction, "minimise_feed", partial(minimise_feed, seconds=0.5))
 
 

@@ -604,14 +604,14 @@ def test_a_result_of_nothing_known_has_no_inputs_to_perturb(suite: Path, few: Pa
 
 
 def test_a_diagnosis_computes_with_anything(suite: Path, few: Path) -> None:
-    """Where results are wrong and arguments are none that anyone can compute with, no known mistake is named."""
+    """Where results are wrong and arguments are none that anyone can compute with, the verdict stands alone."""
     name = "prune/float64/tiny/0"
     rehashed(suite, name, lambda said: said["case"].update(arguments={"keep": "none"}))
     respoken(case_file(few, name), lambda held: held.update({"factors.s": held["factors.s"] + 1}))
     done = command("check", suite, few)
     assert done.exit_code == 1
     assert f"first in {name}" in done.stdout
-    assert "  diagnosis  matches no known mistake; " in done.stdout
+    assert "  diagnosis  " not in done.stdout
 
 
 def test_a_suite_on_disk_is_checked(suite: Path, few: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adalora_ref.conformance.bounds import ARITHMETIC
+from adalora_ref.conformance.calls import Outputs
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.dependence import Asked, dependence
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
@@ -144,27 +145,39 @@ def _departs(stage: Stage, target: Target, seen: Sequence[Seen]) -> bool:
 
 
 def _fails(stage: Stage, target: Target, case: Seen) -> bool:
-    try:
-        with np.errstate(all="ignore"):
-            outputs = target.answer(stage, target.hand_over(tree_map(np.copy, case.inputs)), case.lane)
-    except Exception:  # noqa: BLE001  a mistake that cannot run on this case says nothing
+    outputs = _answered(stage, target, case, tree_map(np.copy, case.inputs))
+    if outputs is None:  # a mistake that cannot run on this case says nothing
         return False
     wants = case.expected.items()
     return outputs.keys() != case.expected.keys() or any(
-        compare(name, on_host(outputs[name]), want)[0] is Verdict.FAIL for name, want in wants
+        compare(name, outputs[name], want)[0] is Verdict.FAIL for name, want in wants
     )
 
 
 def _same(stage: Stage, target: Target, case: Seen) -> bool:
     wide = tree_map(lambda a: a if a.dtype.kind in "biu" else a.astype(np.float64), case.inputs)
-    try:
-        computed = {name: on_host(value) for name, value in target.answer(stage, wide, case.lane).items()}
-    except Exception:  # noqa: BLE001  a mistake that cannot run on this case is not the one
-        return False
-    if computed.keys() != case.outputs.keys():
+    computed = _answered(stage, target, case, wide)
+    if computed is None or computed.keys() != case.outputs.keys():
         return False
     common = computed.keys() & case.expected.keys()
     return all(near(case.outputs[name], computed[name], case.expected[name]) for name in common)
+
+
+def _answered(stage: Stage, target: Target, case: Seen, inputs: Inputs) -> Outputs | None:
+    """What a target of ours makes of other inputs of a case; None where it cannot compute with them."""
+    try:
+        with np.errstate(all="ignore"):
+            return {name: on_host(value) for name, value in target.answer(stage, inputs, case.lane).items()}
+    except Exception:  # noqa: BLE001  of a mistake, and of arguments that came from outside, anything may come
+        return None
+
+
+def unmatched(stage: Stage, seen: Sequence[Seen]) -> str:
+    """What is said of numbers that no known mistake makes, if they are wrong and the reference computes them at all."""
+    wrong = [case for case in seen if wrong_numbers(case)]
+    right = [Target("adalora_ref", reference(case.lane.convention)) for case in wrong]
+    computed = [_answered(stage, target, case, case.inputs) for target, case in zip(right, wrong, strict=True)]
+    return RECORDED if any(outputs is not None for outputs in computed) else ""
 
 
 def near(got: Any, computed: Any, expected: Expected) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from adalora_ref.array import Array
 from adalora_ref.conformance.answers import Given, Results
 from adalora_ref.conformance.checking import compare_all
-from adalora_ref.conformance.diagnosis import RECORDED, matching_conventions, recognised, right_under, wrong_numbers
+from adalora_ref.conformance.diagnosis import matching_conventions, recognised, right_under, unmatched
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.seen import NOT_DRAWN, Seen
 from adalora_ref.conformance.serial import path_of
@@ -88,7 +88,7 @@ def _row(stage: Stage, judged: Sequence[Judged], others: Mapping[Form, Sequence[
     alike: tuple[str, ...] = ()
     if any(case.failed for case in seen) and not moved:
         alike = _guarded(partial(matching_conventions, stage, seen, rules), alike)
-        said = said or right_under(alike) or (RECORDED if any(map(wrong_numbers, seen)) else "")
+        said = said or right_under(alike) or _guarded(partial(unmatched, stage, seen), "")
     found = row(stage.name, stage.equation_under(rules), _with_names(checks), partial(str, said))
     return found._replace(conventions=alike)
 
