@@ -36,6 +36,7 @@ def worst(got: Any, want: dict[str, Any]) -> float:
 # THE CORE LIES WITHIN
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("stage", rounding_error.TRIALS)
 def test_the_core_lies_within_its_bounds(stage: str, dtype: str) -> None:
@@ -46,6 +47,7 @@ def test_the_core_lies_within_its_bounds(stage: str, dtype: str) -> None:
     assert sum(m.unbounded for m in found) <= len(found) / 20
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
     "stage", ["linear_forward", "linear_backward", "merge", "orthogonality_penalty", "update_importance", "adamw_step"]

@@ -59,6 +59,7 @@ every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
 broken_laws = pytest.mark.parametrize("law", [law for law in LAWS if law.broken_by], ids=lambda law: law.name)
 
 
+@pytest.mark.usefixtures("unchecked")
 @every_law
 def test_the_reference_keeps_the_law(law: Law) -> None:
     """The reference keeps every law, in every dtype, and at least one case decides."""

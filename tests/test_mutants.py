@@ -124,6 +124,7 @@ def first_departures(*names: str) -> dict[int, int]:
     return found
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("pair", list(combinations(FIELDS, 2)), ids="-".join)
 def test_two_mistakes_in_one_step_show_the_earlier_first(pair: tuple[str, str]) -> None:
     """With two mistakes in a training step, what is reported is what the one that acts earlier makes wrong."""
@@ -162,6 +163,7 @@ class Allocator:
         return said | ({"scores": scores} if due else {})
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "names",
     [

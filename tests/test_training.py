@@ -287,6 +287,7 @@ def test_the_penalty_share(library: Library) -> None:
 # LAWS
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("rules", CONVENTIONS.values(), ids=lambda rules: rules.name)
 def test_a_run_is_known_by_its_seed_and_changes_nothing_it_was_given(library: Library, rules: Convention) -> None:
     """Two runs from one seed are identical bit for bit, and no state, batch or weight is touched by a later step."""
@@ -328,6 +329,7 @@ def test_every_library_computes_the_same(library: Library) -> None:
         assert np.allclose(one, two, rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.usefixtures("unchecked")
 @given(target=st.integers(0, 6), final=st.integers(1, 3), interval=st.integers(1, 4), warmup=st.integers(0, 3))
 def test_the_target_is_reached(target: int, final: int, interval: int, warmup: int) -> None:
     """Whatever the schedule, the last phase keeps exactly the target, and no step keeps more than its budget."""

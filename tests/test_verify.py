@@ -63,6 +63,7 @@ def test_the_reference_conforms(library: str, stage: Any) -> None:
     assert {check.dtype for check in row.checks} == set(held.usable_dtypes)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("rules", CONVENTIONS.values(), ids=lambda rules: rules.name)
 def test_the_reference_conforms_under_every_convention(rules: Convention) -> None:
     """Under a convention the reference passes all stages that have a meaning there; only costs may not run."""
