@@ -283,6 +283,7 @@ def test_a_run_is_diagnosed() -> None:
 
     row = run_of(target(train_step=as_peft))
     assert (row.verdict, row.conventions) == (Verdict.FAIL, ("PEFT",))
+    assert row.stage == "whole run of train_step"  # no comma: the report lists the stages that differ with commas
 
 
 @pytest.mark.parametrize(

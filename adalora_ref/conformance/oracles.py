@@ -147,7 +147,8 @@ def mean_square(output: Matrix, target: Matrix, /) -> tuple[Number, Matrix]:
 
 def orthogonality_penalty(factors: Triple, /) -> tuple[Number, Triple]:
     """R = Σ_kl (Σ_j B_jk B_jl − [k = l])² + the same of A's rows; dB_jk = Σ_l 4 B_jl Z_lk, dA_ki = Σ_l 4 Z_kl A_li."""
-    (Z_B, Z_A), (dB, dA) = _defects(factors), _pulled_back(factors)
+    Z_B, Z_A = defects = _defects(factors)
+    dB, dA = _pulled_back(factors, defects)
     R = total(settle(z) * settle(z) for row in Z_B + Z_A for z in row)
     R = allow(R, 3)  # the square of a norm rounds twice in the root, and once more
     return R, ([[2 * g for g in row] for row in dB], [0 for _ in factors[1]], [[2 * g for g in row] for row in dA])
@@ -156,7 +157,8 @@ def orthogonality_penalty(factors: Triple, /) -> tuple[Number, Triple]:
 def orthogonality_norm(factors: Triple, /) -> tuple[Number, Triple]:
     """√ of each of the two sums of squares, added; each gradient is 2 B Z over its norm, and 0 where that is 0."""
     gradients, norms = [], []
-    for Z, dX in zip(_defects(factors), _pulled_back(factors), strict=True):
+    defects = _defects(factors)
+    for Z, dX in zip(defects, _pulled_back(factors, defects), strict=True):
         norm = sqrt(total(settle(z) * settle(z) for row in Z for z in row))
         norm = allow(norm, 2)  # max|z| · ‖Z / max|z|‖, which cannot overflow, divides and multiplies too
         gradients.append([[g / norm if norm else 0 for g in row] for row in dX])
@@ -177,10 +179,9 @@ def _defects(factors: Triple) -> tuple[Matrix, Matrix]:
     return gram(columns), gram(A)
 
 
-def _pulled_back(factors: Triple) -> tuple[Matrix, Matrix]:
+def _pulled_back(factors: Triple, defects: tuple[Matrix, Matrix]) -> tuple[Matrix, Matrix]:
     """2 Σ_l B_jl Z_lk and 2 Σ_l Z_kl A_li; Z is not formed here, as 2 (B Bᵀ B − B) is the same product chain."""
-    B, s, A = factors
-    Z_B, Z_A = _defects(factors)
+    (B, s, A), (Z_B, Z_A) = factors, defects
     r = range(len(s))
     dB = [[total(2 * B_j[l] * Z_B[l][k] for l in r) for k in r] for B_j in B]
     dA = [[total(2 * Z_A[k][l] * A[l][i] for l in r) for i in range(len(A[0]))] for k in r]
@@ -195,18 +196,20 @@ def update_importance(
 ) -> tuple[Triple, Triple]:
     """For every entry: I = |w g|, Ī = β1 Ī + (1 − β1) I, Ū = β2 Ū + (1 − β2) |I − Ī|, with the new Ī."""
 
+    rest1, rest2 = 1 - beta1, 1 - beta2
+
     def averages(I_bar: Number, U_bar: Number, w: Number, g: Number) -> tuple[Number, Number]:
         I = abs(w * g)
-        I_bar = _smoothed(beta1, I_bar, I)
-        return I_bar, _smoothed(beta2, U_bar, abs(I - I_bar))
+        I_bar = _smoothed(beta1, rest1, I_bar, I)
+        return I_bar, _smoothed(beta2, rest2, U_bar, abs(I - I_bar))
 
     both = each(averages, *state, weights, grads)
     return each(lambda pair: pair[0], both), each(lambda pair: pair[1], both)
 
 
-def _smoothed(beta: Number, old: Number, new: Number) -> Number:
+def _smoothed(beta: Number, rest: Number, old: Number, new: Number) -> Number:
     """Return β · old + (1 − β) · new; interpolation, old + (1 − β)(new − old), is the same but for rounding."""
-    return either(total([beta * old, (1 - beta) * new]), total([old, (1 - beta) * (new - old)]))
+    return either(total([beta * old, rest * new]), total([old, rest * (new - old)]))
 
 
 def triplet_scores(state: tuple[Triple, Triple], /) -> Row:
@@ -335,13 +338,13 @@ def adamw_step(
     """For every entry: the moments, their bias corrections, and the decayed weight minus the step."""
     first, second, steps = state
     steps += 1
-    correction1, correction2 = 1 - power(beta1, steps), 1 - power(beta2, steps)
-    decayed = 1 - learning_rate * weight_decay
+    correction1, correction2 = 1 - power(beta1, steps), sqrt(1 - power(beta2, steps))
+    rest1, rest2, decayed = 1 - beta1, 1 - beta2, 1 - learning_rate * weight_decay
 
     def moved(w: Number, g: Number, m: Number, v: Number) -> tuple[Number, Number, Number]:
-        m = total([beta1 * m, (1 - beta1) * g])
-        v = total([beta2 * v, (1 - beta2) * (g * g)])
-        step = (m / correction1) / (sqrt(v) / sqrt(correction2) + epsilon)
+        m = total([beta1 * m, rest1 * g])
+        v = total([beta2 * v, rest2 * (g * g)])
+        step = (m / correction1) / (sqrt(v) / correction2 + epsilon)
         return total([decayed * w, -(learning_rate * step)]), m, v
 
     results = each(moved, weights, grads, first, second)

@@ -34,7 +34,7 @@ from adalora_ref.training import init_state
 RUN_DTYPES = ("float64", "float32")
 
 
-NAME = "train_step, whole run"
+NAME = "whole run of train_step"
 
 
 def check_run(

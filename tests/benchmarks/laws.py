@@ -38,7 +38,7 @@ CORE = ("array", "checks", "factors", "linear", "loss", "orthogonality", "import
 PAGE = """\
 # Laws: is the search any good?
 
-Made by `python tests/benchmarks/laws.py` with
+Made by `python tests/benchmarks/laws.py --record FILE`, in runs that went on with one record, with
 `--seeds {seeds} --cap {cap} --seconds {seconds:g} --every {every} --examples {examples}`.
 
 For every n-th mistake of the catalogue (n = {every}), the laws that find it, and how many examples each needs: the
