@@ -20,6 +20,7 @@ from adalora_ref.conformance.checking import check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
 from adalora_ref.conformance.own_run import check_run
 from adalora_ref.conformance.scripted import CONFIG
+from adalora_ref.conformance.seen import case_inputs
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Target
 from adalora_ref.conformance.verdict import Row, Verdict, exit_status
@@ -187,6 +188,32 @@ def test_an_input_may_be_handed_back() -> None:
     assert row.verdict is Verdict.PASS
 
 
+# WHERE USE IS
+
+
+def clipped(factors: Any, /, *, scale: float) -> Any:
+    return ref.increment(factors, scale=min(scale, 1.0))
+
+
+def forgetful(weights: Any, grads: Any, state: Any, /, **options: Any) -> Any:
+    moved, (first, second, _) = ref.adamw_step(weights, grads, state._replace(steps=min(state.steps, 999)), **options)
+    return moved, ref.AdamState(first, second, state.steps + 1)
+
+
+@pytest.mark.parametrize(("function", "fake"), [("increment", clipped), ("adamw_step", forgetful)])
+def test_cases_reach_as_far_as_use(function: str, fake: Any) -> None:
+    """A scale above 1 and step 1001 are usual, so what is wrong only there fails."""
+    (row,) = check(target(**{function: fake}), function, dtypes=["float64"])
+    assert row.verdict is Verdict.FAIL
+
+
+def test_the_scale_hangs_on_no_option() -> None:
+    """With bias and mask, with either and with neither, a forward pass is asked for with every scale."""
+    cases = [case_inputs(stage_named("linear_forward"), "float64", 0, number) for number in range(24)]
+    drawn = {(c["scale"], c["bias"] is None, c["dropout_mask"] is None) for c in cases}
+    assert len(drawn) == 5 * 4
+
+
 # EVERYWHERE
 
 
@@ -290,14 +317,14 @@ def test_a_run_is_diagnosed() -> None:
     ("change", "reason"),
     [
         (lambda after: raised(SystemExit(0)), "train_step raised SystemExit: 0"),
-        (lambda after: time.sleep(60), "train_step took longer than 0.3 s"),
+        (lambda after: time.sleep(60), "train_step took longer than 3 s"),
         (lambda after: None, "train_step must return (state, report); got NoneType"),
         (lambda after: (after[0]._replace(factors={}), after[1]), "the factors of the new state must have the shapes"),
     ],
 )
 def test_a_run_that_cannot_go_on_fails_where_it_ends(change: Any, reason: str) -> None:
     """What raises, hangs or returns no state fails at its step, and the run ends there."""
-    row = run_of(train(change), seconds=0.3)
+    row = run_of(train(change), seconds=3)
     assert (row.verdict, row.run) == (Verdict.FAIL, 1)
     assert reason in row.checks[0].reason
 
@@ -367,6 +394,15 @@ def test_no_function_at_all_is_wrong_usage(tmp_path: Path) -> None:
 # FORMS
 
 
+def changed_state(given: Any, change: Callable[[Any], Any]) -> Any:
+    state, report = ref.train_step(*given)
+    return change(state), report
+
+
+def plain(factors: Any) -> Any:
+    return {name: tuple(held) for name, held in factors.items()}
+
+
 FORMS: dict[str, tuple[str, Callable[..., Any], str]] = {
     "no cache": (
         "linear_forward",
@@ -392,6 +428,31 @@ FORMS: dict[str, tuple[str, Callable[..., Any], str]] = {
         "triplet_scores",
         lambda state, /: np.array([object()] * len(state.sensitivity.s)),
         "S must have dtype float64; got object",
+    ),
+    "a dictionary for factors": (
+        "prune",
+        lambda f, keep, /: dict(zip("BsA", ref.prune(f, keep), strict=True)),
+        "factors must be Factors, or unpack as B, s, A; got dict",
+    ),
+    "a dictionary for the state": (
+        "init_state",
+        lambda *given: ref.init_state(*given)._asdict(),
+        "the state of init_state must be TrainState or a named tuple with step, factors, importance, optimizer, masks",
+    ),
+    "tuples in the state": (
+        "train_step",
+        lambda *given: changed_state(given, lambda state: state._replace(factors=plain(state.factors))),
+        "factors[first] in the state of train_step must be Factors or a named tuple with B, s, A; got tuple of 3",
+    ),
+    "a list of factors": (
+        "train_step",
+        lambda *given: changed_state(given, lambda state: state._replace(factors=list(state.factors.values()))),
+        "factors in the state of train_step must be a dictionary by matrix; got list of 2",
+    ),
+    "no report": (
+        "train_step",
+        lambda *given: (ref.train_step(*given)[0], {}),
+        "the report of train_step must be StepReport or a named tuple with step, loss, ",
     ),
     "bytes for masks": (
         "allocate",
@@ -424,6 +485,32 @@ def test_a_narrower_format_is_recognised() -> None:
     said = [check(target(increment=f), "increment", dtypes=["float64"])[0].diagnosis for f in (narrow, wrong)]
     assert said[0].startswith("matches no known mistake, but is off by no more than computing in float32 makes; ")
     assert said[1].startswith("matches no known mistake; ")
+
+
+def test_a_few_roundings_are_called_so() -> None:
+    """A decimal that stands for 1 − β is another double; what it makes is not called an error of float32."""
+
+    def literal(weights: Any, grads: Any, state: Any, /, **options: Any) -> Any:
+        moved, (_, second, steps) = ref.adamw_step(weights, grads, state, **options)
+        arrays = zip(state.first, grads, strict=True)
+        decimal = ref.Factors(*(0.9 * m + 0.1 * g if m.dtype == "f8" else m for m, g in arrays))
+        return moved, ref.AdamState(decimal, second, steps)
+
+    (row,) = check(target(adamw_step=literal), "adamw_step", dtypes=["float64"])
+    assert row.diagnosis.startswith("matches no known mistake, but is off by a few roundings alone, as where ")
+
+
+def test_a_mixture_is_called_no_convention(tmp_path: Path) -> None:
+    """What is PEFT's but for one function is told where it fails, under either convention, and no more."""
+    (tmp_path / "mine.py").write_text(
+        "from adalora_ref import PEFT, SPEC\n"
+        "budget_at, allocates_at, allocate = PEFT.budget_at, PEFT.allocates_at, SPEC.allocate\n",
+        encoding="utf-8",
+    )
+    under = {name: run(tmp_path, "verify", "mine", "--convention", name).stdout for name in ("SPEC", "PEFT")}
+    assert "\nas far as it fails, this is convention PEFT, not SPEC: 2 differences, budget_at" in under["SPEC"]
+    assert "\nas far as it fails, this is convention SPEC, not PEFT: 1 difference, allocate" in under["PEFT"]
+    assert "  diagnosis  right under the convention SPEC" in under["PEFT"]
 
 
 def test_what_swallows_every_interruption_ends_the_command(tmp_path: Path) -> None:

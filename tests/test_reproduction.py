@@ -107,6 +107,47 @@ def test_every_failure_is_shown_again(told: Any, stage: str) -> None:
     assert right[path] == (0, f"{stage} of {name} does not depart: in this case its results are what they should be.\n")
 
 
+TUPLES = (
+    PLAIN
+    + """
+
+_right = init_adamw, adamw_step, init_importance
+
+
+def _tuples(*held):
+    return tuple(tuple(part) if hasattr(part, "B") else part for part in held)
+
+
+def init_adamw(like, /):
+    return _tuples(*_right[0](like))
+
+
+def adamw_step(weights, grads, state, /, **options):
+    moved, state = _right[1](weights, grads, state, **options)
+    return tuple(moved), _tuples(*state)
+
+
+def init_importance(like, /):
+    return _tuples(*_right[2](like))
+"""
+)
+
+
+def test_states_of_plain_tuples_are_shown_too(tmp_path: Path) -> None:
+    """What the stages take as a state the scripts take, too: they show the number that departs, and 0 once mended."""
+    stages = ["init_importance", "init_adamw", "adamw_step"]
+    text = TUPLES
+    for stage in stages:
+        text = text.replace(*MISTAKES[stage])
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    report = verify(tmp_path, "mine", "--preset", "quick", "--dtype", "float64", *(f"--stage={s}" for s in stages))
+    assert report.exit_code == 1, report.output
+    wrong = run_alone(tmp_path, *scripts(*stages))
+    assert {(status, said.splitlines()[2].split()[0]) for status, said in wrong.values()} == {(1, "quantity")}
+    (tmp_path / "mine.py").write_text(TUPLES, encoding="utf-8")
+    assert {status for status, _ in run_alone(tmp_path, *scripts(*stages)).values()} == {0}
+
+
 STATE = r"state\.optimizer"
 
 

@@ -255,7 +255,10 @@ def test_another_convention_is_told() -> None:
     assert rows[2].conventions == ("PEFT",)
     console = Console(file=StringIO(), width=10_000)
     show(Report("held", "SPEC", "default", 0, tuple(rows), 1), console)
-    assert "this is convention PEFT, not SPEC: 2 differences, budget_at, allocates_at" in console.file.getvalue()
+    assert (
+        "as far as it fails, this is convention PEFT, not SPEC: 2 differences, budget_at, allocates_at"
+        in console.file.getvalue()
+    )
 
 
 def test_a_convention_that_cannot_judge_what_failed_is_not_told() -> None:

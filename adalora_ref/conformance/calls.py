@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
 from adalora_ref.loss import cross_entropy, mean_square
 from adalora_ref.networks.mlp import MLP
+from adalora_ref.records import StepReport, TrainState
 
 
 class WrongForm(ValueError):
@@ -124,7 +125,8 @@ def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
 def init_state(t: Target, i: Inputs, lane: Lane) -> Outputs:
     """The state from which training starts."""
     function, rng = t.require("init_state"), np.random.default_rng(i["seed"])
-    return {"state": function(network(i), i["config"], rng, **_convention(t, "init_state", lane))}
+    state = function(network(i), i["config"], rng, **_convention(t, "init_state", lane))
+    return {"state": _training("init_state", state)}
 
 
 def train_step(t: Target, i: Inputs, lane: Lane) -> Outputs:
@@ -132,14 +134,15 @@ def train_step(t: Target, i: Inputs, lane: Lane) -> Outputs:
     options = _convention(t, "train_step", lane)
     after = t.require("train_step")(i["state"], i["batch"], network(i), i["config"], **options)
     state, report = pair_of("train_step", "(state, report)", after)
-    return {"state": state, "report": report}
+    return {"state": _training("train_step", state), "report": _record("the report of train_step", StepReport, report)}
 
 
 def _factors(value: Any) -> Factors:
     """What unpacks as B, s, A is Factors."""
     if isinstance(value, Factors):
         return value
-    if not (isinstance(value, Iterable) and not hasattr(value, "shape") and len(parts := tuple(value)) == 3):
+    parts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Mapping | str) else ()
+    if hasattr(value, "shape") or len(parts) != 3:
         raise WrongForm(f"factors must be Factors, or unpack as B, s, A; got {_spoken(value)}")
     try:
         return Factors(*parts)
@@ -157,6 +160,30 @@ def _moments(name: str, value: Any) -> AdamState:
     if hasattr(value, "shape") or not isinstance(value, Iterable) or len(parts := tuple(value)) != 3:
         raise WrongForm(f"the state of {name} must unpack as first, second, steps; got {_spoken(value)}")
     return AdamState(_factors(parts[0]), _factors(parts[1]), parts[2])
+
+
+def _training(name: str, value: Any) -> Any:
+    """A state of training is a `TrainState`, or a record of one's own with its fields, and so is all that it holds."""
+    what = f"the state of {name}"
+    state = _record(what, TrainState, value)
+    for field, kind in (("factors", Factors), ("importance", Importance), ("optimizer", AdamState)):
+        by_matrix = getattr(state, field)
+        if not isinstance(by_matrix, Mapping):
+            raise WrongForm(f"{field} in {what} must be a dictionary by matrix; got {_spoken(by_matrix)}")
+        for matrix, held in by_matrix.items():
+            place = f"{field}[{matrix}] in {what}"
+            _record(place, kind, held)
+            for part in () if kind is Factors else tuple(held)[:2]:
+                _record(f"each half of {place}", Factors, part)
+    return state
+
+
+def _record(what: str, kind: type[Any], value: Any) -> Any:
+    """A record of that kind, or a named tuple with its fields."""
+    names = ("B", "s", "A") if kind is Factors else kind._fields
+    if isinstance(value, kind) or set(names) <= set(getattr(value, "_fields", ())):
+        return value
+    raise WrongForm(f"{what} must be {kind.__name__} or a named tuple with {', '.join(names)}; got {_spoken(value)}")
 
 
 def pair_of(name: str, form: str, value: Any) -> tuple[Any, Any]:

@@ -109,7 +109,7 @@ def linear(draw: Draw) -> Inputs:
         "x": draw.array(*leading, d_in),
         "W": draw.array(d_out, d_in, typical=0.05),
         "factors": draw.factors(d_out, d_in, r),
-        "scale": [1.0, 0.375, -2.0, 1 / 3][draw.index % 4],
+        "scale": [1.0, 0.375, -2.0, 4.0, 1 / 3][draw.index % 5],
         "bias": draw.array(d_out) if draw.index & 1 else None,
         "dropout_mask": mask.astype(NUMPY_DTYPES[draw.dtype]) if draw.index & 2 else None,
         "dy": draw.array(*leading, d_out, typical=1e-7),
@@ -299,12 +299,12 @@ def masked(draw: Draw) -> Inputs:
 
 
 def optimiser(draw: Draw) -> Inputs:
-    """Weights, gradients, moments after some steps (at first none), and hyperparameters."""
+    """Weights, gradients, moments after some steps (at first none, in every fifth case thousands), and the rest."""
     weights = draw.factors(*draw.shape())
     grads = Factors(*(draw.array(*a.shape, typical=1e-7) for a in weights))
     first = draw.averages(weights, typical=1e-7)
     second = Factors(*(a * a for a in draw.averages(weights, typical=1e-7)))
-    steps = draw.size(1, 50)
+    steps = draw.size(1001, 5000) if draw.index % 5 == 3 else draw.size(1, 50)
     if draw.index % 4 == 0:
         first, second = (Factors(*(np.zeros_like(a) for a in held)) for held in (first, second))
         steps = 0

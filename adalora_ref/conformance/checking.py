@@ -146,20 +146,23 @@ def _same(first: Outputs, second: Outputs) -> bool:
 def compare_all(outputs: Outputs, expected: Expectation) -> tuple[Verdict, float, Divergence | None, str]:
     """The worst of a case's quantities: the first that fails, else one that warns, else the largest ratio."""
     if outputs.keys() != expected.keys():
-        lacking, beyond = (
-            ", ".join(map(spoken, sorted(a.keys() - b.keys()))) for a, b in ((expected, outputs), (outputs, expected))
-        )
-        return (
-            Verdict.FAIL,
-            math.inf,
-            None,
-            f"the results lack {lacking or 'nothing'}; beyond them stands {beyond or 'nothing'}",
-        )
+        return Verdict.FAIL, math.inf, None, _other_names(outputs, expected)
     ranks = [Verdict.FAIL, Verdict.WARN, Verdict.PASS, Verdict.INCONCLUSIVE]
     found = [compare(spoken(name), outputs[name], want) for name, want in expected.items()]
     first = min(found, key=lambda result: ranks.index(result[0]))
     largest = max(ratio for verdict, ratio, _, _ in found if verdict is first[0])
     return first if first[0] is Verdict.FAIL else (first[0], largest, None, first[3])
+
+
+def _other_names(outputs: Outputs, expected: Expectation) -> str:
+    """What the results lack, and what stands beyond them, in words."""
+    lacking, beyond = (
+        [spoken(name) for name in sorted(a.keys() - b.keys())] for a, b in ((expected, outputs), (outputs, expected))
+    )
+    lists = [", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "") for names in (lacking, beyond)]
+    if not lacking:
+        return f"the results hold {lists[1]} beyond what they should"
+    return f"the results lack {lists[0]}; beyond them stands {lists[1] or 'nothing'}"
 
 
 def absent(stage: Stage, target: Target, lane: Lane, inputs: Inputs) -> str:

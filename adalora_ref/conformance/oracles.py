@@ -195,7 +195,6 @@ def update_importance(
     state: tuple[Triple, Triple], weights: Triple, grads: Triple, /, *, beta1: Number, beta2: Number
 ) -> tuple[Triple, Triple]:
     """For every entry: I = |w g|, Ī = β1 Ī + (1 − β1) I, Ū = β2 Ū + (1 − β2) |I − Ī|, with the new Ī."""
-
     rest1, rest2 = 1 - beta1, 1 - beta2
 
     def averages(I_bar: Number, U_bar: Number, w: Number, g: Number) -> tuple[Number, Number]:

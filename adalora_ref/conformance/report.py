@@ -176,8 +176,8 @@ def _convention(report: Report) -> list[str]:
     stages = ", ".join(row.stage for row in failed)
     differences = f"{len(failed)} difference{'s' if len(failed) > 1 else ''}"
     return [
-        f"\nthis is convention {name}, not {report.convention}: {differences}, {stages}; check against it with "
-        f"--convention {name}"
+        f"\nas far as it fails, this is convention {name}, not {report.convention}: {differences}, {stages}; "
+        f"check against it with --convention {name}"
         for name in explaining(report)
     ]
 

@@ -53,7 +53,10 @@ CALLS = {
     "orthogonality_norm": (
         'R, gradient = target.orthogonality_norm(factors)\nreturn {{"R": R, "d": Factors(*gradient)}}'
     ),
-    "init_importance": 'return {{"state": target.init_importance(factors)}}',
+    "init_importance": (
+        "averages = target.init_importance(factors)\n"
+        'return {{"state": Importance(*(Factors(*held) for held in averages))}}'
+    ),
     "update_importance": (
         "averages = target.update_importance(state, weights, grads, beta1=beta1, beta2=beta2)\n"
         'return {{"state": Importance(*(Factors(*held) for held in averages))}}'
@@ -69,10 +72,14 @@ CALLS = {
     "allocate": 'return {{"keep": dict(target.allocate(scores, budget{cost}))}}',
     "prune": 'return {{"factors": Factors(*target.prune(factors, keep))}}',
     "compress": 'return {{"factors": Factors(*target.compress(factors, keep))}}',
-    "init_adamw": 'return {{"state": target.init_adamw(factors)}}',
+    "init_adamw": (
+        "first, second, steps = target.init_adamw(factors)\n"
+        'return {{"state": AdamState(Factors(*first), Factors(*second), steps)}}'
+    ),
     "adamw_step": (
         "moved, moments = target.adamw_step(weights, grads, state, learning_rate=learning_rate{weight_decay})\n"
-        'return {{"weights": Factors(*moved), "state": moments}}'
+        "first, second, steps = moments\n"
+        'return {{"weights": Factors(*moved), "state": AdamState(Factors(*first), Factors(*second), steps)}}'
     ),
     "init_state": (
         "network = MLP(weights, biases, labels=labels)\n"
