@@ -221,6 +221,23 @@ def test_what_either_refuses_says_nothing() -> None:
     assert "took over 0 s" in dependence("q", asked, smooth=True, seconds=0.0)
 
 
+def test_what_took_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When time is up, what the cases before have shown is said."""
+    clock = [0.0]
+    monkeypatch.setattr("adalora_ref.conformance.dependence.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def slow(inputs: Any) -> bytes:
+        clock[0] += 2.0 * inputs["late"]
+        return repr(inputs).encode()
+
+    def ours(inputs: Any) -> bytes:
+        return repr(inputs["a"]).encode()
+
+    asked = [Asked({"a": 0.5, "b": 0.5, "late": late}, slow, ours) for late in (False, True)]
+    assert dependence("q", asked, smooth=True, seconds=1.0) == "q depends on a, and on b, though it should not"
+    assert "took over 1 s" in dependence("q", asked[1:], smooth=True, seconds=1.0)
+
+
 def says(theirs: Callable[[Any], Any], ours: Callable[[Any], Any], *, smooth: bool, **inputs: Any) -> str:
     """What is said of q, computed from these inputs."""
 

@@ -46,23 +46,28 @@ def dependence(quantity: str, asked: Sequence[Asked], *, smooth: bool, seconds: 
         return f"{quantity} differs from call to call with the same arguments"
     found: Found = {}
     until = time.monotonic() + seconds
-    for case in asked:
-        _perturb(found, case, until)
-    if time.monotonic() > until:
-        return f"on which inputs {quantity} hangs is not known: to perturb them took over {seconds:g} s"
+    for place, case in enumerate(asked):
+        further = _perturbed(found, case, until)
+        if further is None and place == 0:
+            return f"on which inputs {quantity} hangs is not known: to perturb them took over {seconds:g} s"
+        if further is None:
+            break
+        found = further
     return _depends(quantity, found) if smooth else _moved_with(quantity, found)
 
 
-def _perturb(found: Found, case: Asked, until: float) -> None:
-    """Note of every input whether it moves theirs and ours; what either of them refuses says nothing."""
+def _perturbed(found: Found, case: Asked, until: float) -> Found | None:
+    """What is found with one more case, None where time is up before its end; what either refuses says nothing."""
+    found = dict(found)
     before = case.theirs(case.inputs), case.ours(case.inputs)
     for name, perturbed in perturbations(case.inputs):
         if time.monotonic() > until:
-            return
+            return None
         moved = found.get(name, (False, False))
         if all(moved) or (ours := case.ours(perturbed)) is None or (theirs := case.theirs(perturbed)) is None:
             continue
         found[name] = (moved[0] or theirs != before[0], moved[1] or ours != before[1])
+    return found
 
 
 def _sorted(found: Found) -> tuple[str, str, str]:
