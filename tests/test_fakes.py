@@ -296,7 +296,7 @@ def test_a_mistake_of_one_step_fails_at_that_step() -> None:
     assert max(g.apart for g in row.growth[:4]) < 1e-13
     assert row.growth[4].apart > 1e-7
     assert row.diagnosis.startswith("matches no known mistake")
-    assert "; state.factors[embed].s depends on " in row.diagnosis
+    assert "; where it is wrong, state.factors[embed].s depends on " in row.diagnosis
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -21,7 +21,7 @@ import adalora_ref as ref
 from adalora_ref.conformance import calls, cases, expectations
 from adalora_ref.conformance.checking import PRESETS, check_stages, stage_named
 from adalora_ref.conformance.command import PLANTED, installed_libraries
-from adalora_ref.conformance.dependence import Asked, dependence, parts, together
+from adalora_ref.conformance.dependence import Asked, dependence, parts, perturbations, together
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.diagnosis import narrower
 from adalora_ref.conformance.known import Deviation
@@ -151,7 +151,9 @@ def test_an_unknown_mistake_matches_nothing() -> None:
     """What no entry computes is called unknown, even if it lies close to one, and is told by what it hangs on."""
     (row,) = check(target(triplet_scores=lambda state: 1.0001 * ref.triplet_scores(state)), "triplet_scores")
     assert row.verdict is Verdict.FAIL
-    assert row.diagnosis.startswith("matches no known mistake; S depends on state, just as it should")
+    assert row.diagnosis.startswith(
+        "matches no known mistake; where it is wrong, S depends on state, the same inputs as it should"
+    )
 
 
 def test_a_state_is_whatever_unpacks_as_one() -> None:
@@ -188,8 +190,8 @@ def test_a_result_is_told_by_the_inputs_that_it_ignores() -> None:
         return W - ref.increment(factors, scale=1.25)
 
     first, second = check(target(triplet_scores=scores, unmerge=unmerge), "triplet_scores", "unmerge")
-    assert first.diagnosis.endswith("but not on state.sensitivity.A, state.uncertainty.A, on which it should")
-    assert second.diagnosis.endswith("but not on scale, on which it should")
+    assert first.diagnosis.endswith("but not on state.sensitivity.A, state.uncertainty.A, though it should")
+    assert second.diagnosis.endswith("but not on scale, though it should")
 
 
 def test_a_quantity_that_hangs_on_too_much_is_told() -> None:
@@ -200,11 +202,11 @@ def test_a_quantity_that_hangs_on_too_much_is_told() -> None:
         return ref.Factors(B + 0.5 * factors.s, s, A)
 
     (row,) = check(target(prune=prune), "prune")
-    assert row.diagnosis.endswith("though it should not depend on factors.s")
+    assert row.diagnosis.endswith("and on factors.s, though it should not")
 
 
-def test_what_the_reference_refuses_is_not_called_too_much() -> None:
-    """An input that the reference refuses is no evidence of what the right result depends on."""
+def test_what_either_refuses_says_nothing() -> None:
+    """An input that the reference or the target refuses is no evidence of what either depends on."""
 
     def theirs(inputs: Any) -> bytes:
         return repr(inputs).encode()
@@ -213,8 +215,153 @@ def test_what_the_reference_refuses_is_not_called_too_much() -> None:
         return None if inputs["b"] != 0.5 else repr(inputs["a"]).encode()
 
     asked = [Asked({"a": 0.5, "b": 0.5, "c": 0.5}, theirs, ours)]
-    assert dependence("q", asked, smooth=True) == "q depends on a, b, c, though it should not depend on c"
+    assert dependence("q", asked, smooth=True) == "q depends on a, and on c, though it should not"
+    asked = [Asked(inputs, ours, theirs) for inputs, theirs, ours in asked]
+    assert dependence("q", asked, smooth=True) == "q depends on a, but not on c, though it should"
     assert "took over 0 s" in dependence("q", asked, smooth=True, seconds=0.0)
+
+
+def test_what_took_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When time is up, what the cases before have shown is said."""
+    clock = [0.0]
+    monkeypatch.setattr("adalora_ref.conformance.dependence.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def slow(inputs: Any) -> bytes:
+        clock[0] += 2.0 * inputs["late"]
+        return repr(inputs).encode()
+
+    def ours(inputs: Any) -> bytes:
+        return repr(inputs["a"]).encode()
+
+    asked = [Asked({"a": 0.5, "b": 0.5, "late": late}, slow, ours) for late in (False, True)]
+    assert dependence("q", asked, smooth=True, seconds=1.0) == "q depends on a, and on b, though it should not"
+    assert "took over 1 s" in dependence("q", asked[1:], smooth=True, seconds=1.0)
+
+
+def says(theirs: Callable[[Any], Any], ours: Callable[[Any], Any], *, smooth: bool, **inputs: Any) -> str:
+    """What is said of q, computed from these inputs."""
+
+    def answer(rule: Callable[[Any], Any]) -> Callable[[Any], bytes]:
+        return lambda held: repr(rule(SimpleNamespace(**held))).encode()
+
+    return dependence("q", [Asked(inputs, answer(theirs), answer(ours))], smooth=smooth)
+
+
+SENTENCES = {
+    "the same": (lambda i: 2 * i.a, lambda i: i.a, "depends on a, the same inputs as it should"),
+    "too few": (lambda i: i.a, lambda i: i.a + i.b, "depends on a, but not on b, though it should"),
+    "too many": (lambda i: i.a + i.b, lambda i: i.a, "depends on a, and on b, though it should not"),
+    "another": (lambda i: i.a, lambda i: i.b, "depends on a, though it should not, but not on b, though it should"),
+    "all three": (
+        lambda i: i.a + i.b,
+        lambda i: i.a + i.c,
+        "depends on a, and on b, though it should not, but not on c, though it should",
+    ),
+    "none": (lambda i: 1, lambda i: i.a, "depends on none of its inputs, though it should on a"),
+    "a constant": (lambda i: 1, lambda i: 2, "depends on none of its inputs, as it should"),
+}
+
+SEEN = {
+    "the same": (lambda i: 2 * i.a, lambda i: i.a, "moved with a, as the right one did"),
+    "too few": (lambda i: i.a, lambda i: i.a + i.b, "moved with a, and stayed where b moved the right one"),
+    "too many": (lambda i: i.a + i.b, lambda i: i.a, "moved with a, and with b, where the right one stayed"),
+    "another": (
+        lambda i: i.a,
+        lambda i: i.b,
+        "moved with a, where the right one stayed, and stayed where b moved the right one",
+    ),
+    "a constant": (lambda i: 1, lambda i: 2, "moved with none of its inputs"),
+}
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_each_input_is_named_once(case: str) -> None:
+    """What moves both, the wrong one alone and the right one alone stands in three places of one sentence."""
+    theirs, ours, sentence = SENTENCES[case]
+    assert says(theirs, ours, smooth=True, a=0.5, b=3, c=np.ones(2)) == f"q {sentence}"
+
+
+@pytest.mark.parametrize("case", SEEN)
+def test_what_may_stay_is_told_by_what_was_seen(case: str) -> None:
+    """Of a mask or a count nothing is said that it should do."""
+    theirs, ours, sentence = SEEN[case]
+    assert says(theirs, ours, smooth=False, a=2, b=3) == f"q {sentence}"
+
+
+def inner(value: Any, path: str = "") -> dict[str, Any]:
+    """Every part of a value, and every part of these, by name."""
+    found = {path: value}
+    for name, item, _ in parts(value):
+        found |= inner(item, path + name if path else name.strip("[]"))
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_no_input_that_is_drawn_stays_what_it_is(stage: Any) -> None:
+    """Whatever is perturbed becomes another number, in every case that is drawn; no number is left out."""
+    for index in range(24):
+        inputs = case_inputs(stage, "float64", 0, index)
+        before, moved, tried = inner(inputs), set(), set()
+        for name, changed in perturbations(inputs):
+            tried.add(name)
+            if repr(inner(changed)[name]) != repr(before[name]):
+                moved.add(name)
+        empty = {name for name, value in before.items() if isinstance(value, np.ndarray) and not value.size}
+        assert tried - moved <= empty
+
+
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    {
+        "allocate": {"budget", "cost[embed]"},
+        "adamw_step": {"state.steps"},
+        "budget_at": {"steps", "schedule.warmup", "schedule.interval"},
+        "train_step": {"state.step", "state.optimizer[first].steps", "config.schedule.final", "batch[0][1]"},
+    }.items(),
+)
+def test_whole_numbers_are_moved_up_and_down(stage: str, names: set[str]) -> None:
+    """Budgets, costs, steps and labels are inputs too."""
+    inputs = case_inputs(stage_named(stage), "float64", 0, 7)
+    before = inner(inputs)
+    seen: dict[str, set[bool]] = {}
+    for name, changed in perturbations(inputs):
+        seen.setdefault(name, set()).add(bool(np.all(np.asarray(inner(changed)[name]) > np.asarray(before[name]))))
+    assert names <= {name for name, ways in seen.items() if ways == {True, False}}
+
+
+def test_steps_that_are_ignored_are_told() -> None:
+    """An optimiser that takes every step for its tenth is said not to depend on the number of steps."""
+
+    def tenth(weights: Any, grads: Any, state: Any, /, **options: Any) -> Any:
+        moved, after = ref.adamw_step(weights, grads, state._replace(steps=9), **options)
+        return moved, after._replace(steps=state.steps + 1)
+
+    (row,) = check(target(adamw_step=tenth), "adamw_step")
+    assert row.diagnosis.endswith("but not on state.steps, though it should")
+
+
+def test_a_schedule_is_told_by_what_it_reads() -> None:
+    """A budget that is frozen between allocations moved with the interval, with which the right one stays."""
+
+    def frozen(schedule: Any, step: int, /) -> int:
+        pruning = schedule.warmup <= step < schedule.end_of_pruning
+        return ref.budget_at(schedule, step - (step - schedule.warmup) % schedule.interval if pruning else step)
+
+    (row,) = check(target(budget_at=frozen), "budget_at")
+    assert row.diagnosis.endswith("and with schedule.interval, where the right one stayed")
+
+
+def test_what_holds_where_it_is_wrong_is_said_of_that() -> None:
+    """Averages that are wrong where β1 is 0, and there hang on the old ones, are not said never to depend on β1."""
+
+    def held(state: Any, weights: Any, grads: Any, /, *, beta1: float, beta2: float) -> Any:
+        return ref.update_importance(state, weights, grads, beta1=max(beta1, 0.3), beta2=beta2)
+
+    (row,) = check(target(update_importance=held), "update_importance")
+    assert row.diagnosis.endswith(
+        "; where it is wrong, state.sensitivity.B depends on weights.B, grads.B, and on state.sensitivity.B, "
+        "though it should not, but not on beta1, though it should"
+    )
 
 
 def test_parts_are_named_together() -> None:

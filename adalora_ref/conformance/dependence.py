@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from adalora_ref.budget import BudgetSchedule
 from adalora_ref.conformance.cases import Inputs
 
 Answer: TypeAlias = Callable[[Inputs], bytes | None]
 """What a quantity is for given inputs, bit for bit; None where they are refused."""
+
+Found: TypeAlias = dict[str, tuple[bool, bool]]
+"""Of every input whether it moved theirs, and whether it moved ours."""
 
 SECONDS = 30.0
 """Time for all questions about one quantity."""
@@ -37,46 +39,65 @@ def dependence(quantity: str, asked: Sequence[Asked], *, smooth: bool, seconds: 
     quantity
         Its name in the sentence.
     smooth
-        Whether every input that the right quantity depends on moves it at once; what is not may stay as it is.
+        Whether every input that the right quantity depends on moves it at once; of what may stay as it is, like a mask
+        or a count, is said what was seen and no more.
     """
     if len({asked[0].theirs(asked[0].inputs) for _ in range(3)}) > 1:
         return f"{quantity} differs from call to call with the same arguments"
-    theirs: dict[str, bool] = {}
-    ours: dict[str, bool] = {}
+    found: Found = {}
     until = time.monotonic() + seconds
-    for case in asked:
-        for found, answer in ((theirs, case.theirs), (ours, case.ours)):
-            _perturb(found, answer, case.inputs, until)
-    if time.monotonic() > until:
-        return f"on which inputs {quantity} hangs is not known: to perturb them took over {seconds:g} s"
-    return _said(quantity, theirs, ours, smooth=smooth)
+    for place, case in enumerate(asked):
+        further = _perturbed(found, case, until)
+        if further is None and place == 0:
+            return f"on which inputs {quantity} hangs is not known: to perturb them took over {seconds:g} s"
+        if further is None:
+            break
+        found = further
+    return _depends(quantity, found) if smooth else _moved_with(quantity, found)
 
 
-def _perturb(found: dict[str, bool], answer: Answer, inputs: Inputs, until: float) -> None:
-    """Note of every input whether it moves the quantity, but of none that is refused: this says nothing."""
-    before = answer(inputs)
-    for name, perturbed in perturbations(inputs):
+def _perturbed(found: Found, case: Asked, until: float) -> Found | None:
+    """What is found with one more case, None where time is up before its end; what either refuses says nothing."""
+    found = dict(found)
+    before = case.theirs(case.inputs), case.ours(case.inputs)
+    for name, perturbed in perturbations(case.inputs):
         if time.monotonic() > until:
-            return
-        if not found.get(name) and (after := answer(perturbed)) is not None:
-            found[name] = after != before
+            return None
+        moved = found.get(name, (False, False))
+        if all(moved) or (ours := case.ours(perturbed)) is None or (theirs := case.theirs(perturbed)) is None:
+            continue
+        found[name] = (moved[0] or theirs != before[0], moved[1] or ours != before[1])
+    return found
 
 
-def _said(quantity: str, theirs: dict[str, bool], ours: dict[str, bool], *, smooth: bool) -> str:
-    names = theirs | ours
-    found_on = together([name for name in theirs if theirs[name]], names)
-    lacking = together([name for name in ours if ours[name] and theirs.get(name) is False], names)
-    beyond = together([name for name in theirs if theirs[name] and ours.get(name) is False], names)
-    if not smooth:
-        said = f"{quantity} moved with {found_on or 'none of its inputs'}"
-        return f"{said}, and stayed where {lacking} moved the right one" if lacking else said
-    if not found_on:
-        should = f", though it should depend on {lacking}" if lacking else ", just as it should"
-        return f"{quantity} depends on none of its inputs{should}"
-    said = f"{quantity} depends on {found_on}"
-    said += f", but not on {lacking}, on which it should" if lacking else ""
-    said += f", though it should not depend on {beyond}" if beyond else ""
-    return said + ("" if lacking or beyond else ", just as it should")
+def _sorted(found: Found) -> tuple[str, str, str]:
+    """What moved both, theirs alone, ours alone."""
+    both, beyond, lacking = (
+        together([name for name, moved in found.items() if moved == sort], found)
+        for sort in ((True, True), (True, False), (False, True))
+    )
+    return both, beyond, lacking
+
+
+def _depends(quantity: str, found: Found) -> str:
+    both, beyond, lacking = _sorted(found)
+    if not both and not beyond:
+        should = f"though it should on {lacking}" if lacking else "as it should"
+        return f"{quantity} depends on none of its inputs, {should}"
+    on = [both] if both else []
+    on += [f"{beyond}, though it should not"] if beyond else []
+    said = f"{quantity} depends on {', and on '.join(on)}"
+    said += f", but not on {lacking}, though it should" if lacking else ""
+    return said if beyond or lacking else f"{said}, the same inputs as it should"
+
+
+def _moved_with(quantity: str, found: Found) -> str:
+    both, beyond, lacking = _sorted(found)
+    moved = [both] if both else []
+    moved += [f"{beyond}, where the right one stayed"] if beyond else []
+    said = f"{quantity} moved with {', and with '.join(moved) or 'none of its inputs'}"
+    said += f", and stayed where {lacking} moved the right one" if lacking else ""
+    return f"{said}, as the right one did" if both and not (beyond or lacking) else said
 
 
 def together(names: Sequence[str], among: Collection[str]) -> str:
@@ -109,16 +130,30 @@ def perturbations(inputs: Any) -> Iterator[tuple[str, Any]]:
 
 def _changes(value: Any) -> Iterator[tuple[str, Any]]:
     """The ways to change a value: itself, or one of its parts, with the path of the part."""
+    if others := _others(value):
+        yield from (("", other) for other in others)
+        return
+    for path, item, remade in parts(value):
+        for further, changed in _changes(item):
+            if (whole := remade(changed)) is not value:  # it is where the rules refuse the change
+                yield path + further, whole
+
+
+def _others(value: Any) -> list[Any]:
+    """Other values in place of what is moved as a whole: an array, a number, a list of whole numbers."""
     if isinstance(value, np.ndarray):
-        yield "", _moved(value)
-        yield "", _turned(value)
-    elif isinstance(value, float):
-        yield "", 0.625 * value + 0.125  # a share stays one, and no number stays what it is
-    elif isinstance(value, BudgetSchedule):
-        yield from _each_field(value, lambda held: held + 1)
-    else:
-        for path, item, remade in parts(value):
-            yield from ((path + further, remade(changed)) for further, changed in _changes(item))
+        return _other_arrays(value)
+    if isinstance(value, float):
+        return [0.625 * value + 0.117]  # a share stays one, and no number that is drawn stays what it is
+    if _is_whole(value):
+        return [value + 1, value - 1, 2 * value + 5]
+    if isinstance(value, list) and all(map(_is_whole, value)):
+        return [list(others) for others in zip(*map(_others, value), strict=True)]
+    return []
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def parts(value: Any) -> Iterator[tuple[str, Any, Callable[[Any], Any]]]:
@@ -151,24 +186,14 @@ def _with_place(value: Any, place: int, changed: Any) -> Any:
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
-def _moved(a: Any) -> Any:
+def _other_arrays(a: Any) -> list[Any]:
+    """Moved, and the same numbers in the opposite order, four times as large: what is selected changes too."""
+    turned = np.flip(a)
     if a.dtype.kind == "b":
-        return ~a
+        return [~a, turned.copy()]
     if a.dtype.kind in "iu":
-        return a
-    size = max(float(np.max(np.abs(a.astype(np.float64)), initial=0.0)), 2.0**-40)
+        return [a + 1, a - 1, turned.copy()]
+    wide = a.astype(np.float64)
+    size = max(float(np.max(np.abs(wide), initial=0.0)), 2.0**-40)
     ramp = np.arange(1, a.size + 1).reshape(a.shape) / (a.size or 1)
-    return (a.astype(np.float64) + 0.25 * size * ramp).astype(a.dtype)
-
-
-def _turned(a: Any) -> Any:
-    """The same numbers in the opposite order, four times as large: what is selected among them changes too."""
-    return np.flip(a).copy() if a.dtype.kind in "biu" else (4.0 * np.flip(a).astype(np.float64)).astype(a.dtype)
-
-
-def _each_field(value: Any, change: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
-    for field in fields(value):
-        try:
-            yield f".{field.name}", replace(value, **{field.name: change(getattr(value, field.name))})
-        except ValueError:  # a schedule that the rules refuse
-            continue
+    return [(wide + 0.25 * size * ramp).astype(a.dtype), (4.0 * turned.astype(np.float64)).astype(a.dtype)]
