@@ -69,9 +69,8 @@ def _hangs_on(stage: Stage, wrong: Sequence[tuple[Seen, str]]) -> str:
         Asked(case.inputs, partial(answer, case.target, case), partial(answer, right, case))
         for case in [case for case, name in wrong if name == quantity][:8]
     ]
-    return (
-        f"where it is wrong, {dependence(spoken(quantity), asked, smooth=first.expected[quantity].dtype in ARITHMETIC)}"
-    )
+    smooth = first.expected[quantity].dtype in ARITHMETIC
+    return f"where it is wrong, {dependence(spoken(quantity), asked, smooth=smooth)}"
 
 
 def narrower(seen: Sequence[Seen]) -> str:
