@@ -9,24 +9,31 @@ import resource
 import subprocess
 import sys
 import time
+import timeit
 from pathlib import Path
 
 import numpy as np
 
 import adalora_ref as ref
 
+TESTS = Path(__file__).parents[1]
+"""Where `plain_adalora` stands, a NumPy implementation of every function; the commands are run there."""
+
 COMMANDS = {
     "--help": 0.5,
-    "verify adalora_ref --preset quick": None,
-    "verify adalora_ref": 10.0,
-    "verify adalora_ref --preset thorough": 300.0,
+    "verify plain_adalora --preset quick": None,
+    "verify plain_adalora": 10.0,
+    "verify plain_adalora --jobs 2": None,
+    "verify plain_adalora --preset thorough": 300.0,
+    "verify adalora_ref": None,
 }
 """Each with the seconds that it may take on two cores."""
 
 HEAD = """# How long the kit takes
 
-`adalora-ref verify` on the reference, a NumPy implementation that has every function, in all four dtypes. Processor
-time is what counts: it is the same on a machine that is busy with something else, or nearly so.
+`adalora-ref verify` on `tests/plain_adalora.py`, a NumPy implementation of every function, in float64 and float32, and
+on the reference, which has 16 bits as well. Processor time is what counts: it hangs less than the clock on what else
+the machine does.
 
 | command | processor s | clock s | may take s | checks |
 | --- | --- | --- | --- | --- |
@@ -37,12 +44,18 @@ def measured(command: str) -> tuple[float, float, str]:
     """Run a command; its processor time, its time on the clock, and how many checks ran."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     run = subprocess.run(
-        [sys.executable, "-m", "adalora_ref", *command.split()], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-m", "adalora_ref", *command.split()],
+        cwd=TESTS, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     clock, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     last = run.stdout.strip().splitlines()[-1]
     return spent, clock, last.split(": ")[1].split(" checks")[0] if " checks ran" in last else "–"
+
+
+def yardstick() -> float:
+    """Seconds for ten million additions in a loop, the least of five: how fast this machine is."""
+    return min(timeit.repeat("for i in range(10_000_000): x += i", "x = 0", number=1, repeat=5))
 
 
 def main() -> int:
@@ -57,7 +70,8 @@ def main() -> int:
         lines.append(f"| `adalora-ref {command}` | {spent:.2f} | {clock:.1f} | {limit or '–'} | {checks} |")
     foot = (
         f"\nMade with `python tests/benchmarks/kit_speed.py` on {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}, "
-        f"adalora_ref {ref.__version__}, Python {platform.python_version()}, NumPy {np.__version__}.\n"
+        f"adalora_ref {ref.__version__}, Python {platform.python_version()}, NumPy {np.__version__}. "
+        f"Ten million additions in a Python loop take {yardstick():.2f} s there.\n"
     )
     text = HEAD + "\n".join(lines) + "\n" + foot
     if asked.out:
