@@ -94,6 +94,18 @@ def test_scores_without_averages_are_judged() -> None:
     assert failed(wrong) == ["triplet_scores"]
 
 
+@pytest.mark.parametrize("order", [sorted, reversed])
+def test_the_order_of_a_dictionary_is_of_no_matter(order: Callable[[Any], Any]) -> None:
+    """The matrices are in the forward order of the feed, in whatever order an allocator's dictionaries have them."""
+
+    def turned(said: dict[str, Any], step: int, weights: Any) -> dict[str, Any]:
+        return {k: {n: v[n] for n in order(list(v))} if isinstance(v, dict) else v for k, v in said.items()}
+
+    assert {row.verdict for row in check(Changed(turned)).values()} == {Verdict.PASS}
+    row = check(Changed(turned, planted(named("ties_go_to_the_later"))))["allocate"]
+    assert row.diagnosis.startswith("matches `ties_go_to_the_later` at every step")
+
+
 def test_the_script_has_what_it_is_about() -> None:
     """Allocations by both rules of the schedule, twins that tie at the threshold, and a pair without a gradient."""
     schedule = CONFIG.schedule

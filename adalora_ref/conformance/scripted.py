@@ -16,7 +16,7 @@ from adalora_ref.conformance.cases import NAMES
 from adalora_ref.conformance.feed import CONFIG, SCRIPTS, Feed, betas_of, feed
 from adalora_ref.conformance.lifting import lift
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
-from adalora_ref.conformance.target import Target, TargetError, leaves, on_host, spoken, tree_map
+from adalora_ref.conformance.target import Target, TargetError, in_order, leaves, on_host, spoken, tree_map
 from adalora_ref.conformance.trace import Each, Judge, Run, Step
 from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.conformance.verdict import Check, Verdict
@@ -133,6 +133,7 @@ def _step(name: str, number: int, weights: Each, grads: Each, said: Any) -> Step
     given: dict[str, Any] = {"weights": weights, "gradient": grads, "clipped": grads, "moved": weights}
     try:
         _require_form(held)
+        held = {key: in_order(value, weights) if isinstance(value, dict) else value for key, value in held.items()}
         if "importance" in held:
             held["importance"] = {
                 n: Importance(*(Factors(*part) for part in pair)) for n, pair in held["importance"].items()
