@@ -17,7 +17,7 @@ from adalora_ref.conformance.allocator_check import check_allocator
 from adalora_ref.conformance.cases import NAMES
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.scripted import CONFIG, Allocator
-from adalora_ref.conformance.target import Target, TargetError
+from adalora_ref.conformance.target import Target, TargetError, tree_map
 from adalora_ref.conformance.verdict import Row, Verdict
 from adalora_ref.convention import CONVENTIONS, PEFT, SPEC, Convention
 from tests.alone import run_alone, scripts
@@ -38,14 +38,14 @@ def all_scripts() -> None:
     """Asks for all scripts."""
 
 
-SILENT = {"importance", "scores", "budget", "due", "after"}
+SILENT = ("importance", "scores", "budget", "due", "after")
 
 
 class Changed:
     """The reference's allocator, what it says passed through *change*."""
 
-    def __init__(self, change: Callable[[dict[str, Any], int, Any], dict[str, Any]], held: Any = ref) -> None:
-        self.change, self.inner = change, Allocator(held)
+    def __init__(self, change: Callable[..., dict[str, Any]], held: Any = ref, kind: Any = Allocator) -> None:
+        self.change, self.inner = change, kind(held)
         self.start = self.inner.start
 
     def update(self, step: int, weights: Any, grads: Any) -> dict[str, Any]:
@@ -224,6 +224,64 @@ def test_masks_alone_name_a_mistake(name: str) -> None:
     assert f"`{name}`" in rows["allocate"].diagnosis
 
 
+@pytest.mark.parametrize("name", ["one_beta", "uncertainty_uses_previous_mean", "sensitivity_is_signed"])
+def test_scores_without_averages_name_a_mistake(name: str) -> None:
+    """Wrong averages that are not shown are known by the scores that they make."""
+    rows = check(Changed(without("importance"), planted(named(name))))
+    assert failed(rows) == ["triplet_scores"]
+    assert rows["triplet_scores"].diagnosis.startswith(f"matches `{name}` at every step: ")
+
+
+class ScoresFirst(Allocator):
+    """Scores by the averages of the step before."""
+
+    def update(self, step: int, weights: Any, grads: Any) -> dict[str, Any]:
+        before = iter(self.importance.values())
+        self.held = reference()
+        self.held.triplet_scores = lambda _: ref.triplet_scores(next(before))
+        return super().update(step, weights, grads)
+
+
+IN_WHOLE = {
+    "mask_from_stale_scores": (ScoresFirst, "triplet_scores"),
+    "averages_never_freeze": (NeverFreezes, "update_importance"),
+}
+
+
+@pytest.mark.parametrize("keys", [(), ("importance",), SILENT], ids=["all", "no averages", "masks alone"])
+@pytest.mark.parametrize("name", IN_WHOLE)
+def test_a_whole_allocator_is_named_by_what_it_shows(name: str, keys: Any, all_scripts: None) -> None:
+    """Scores of the step before and averages that go on, by averages, by scores, by masks alone."""
+    kind, stage = IN_WHOLE[name]
+    rows = check(Changed(without(*keys), kind=kind))
+    first = "allocate" if keys is SILENT else "triplet_scores" if keys else stage
+    assert failed(rows) == [first]
+    assert f"`{name}`" in rows[first].diagnosis
+
+
+def test_right_scores_beside_wrong_averages_match_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that are not those of the averages shown, and yet right, are not what every harmless mistake makes."""
+
+    def halved(said: dict[str, Any], step: int, weights: Any) -> dict[str, Any]:
+        return {**said, "importance": tree_map(lambda a: a / 2, said["importance"])}
+
+    monkeypatch.setattr(allocator_check, "dependence", lambda *_, **__: "perturbed")
+    assert check(Changed(halved))["triplet_scores"].diagnosis == "matches no known mistake; perturbed"
+
+
+def test_right_numbers_of_a_wrong_form_match_no_mistake() -> None:
+    """Averages in float64, where the run is in float32, are no numerical mistake: the reason says it all."""
+
+    def widened(said: dict[str, Any], step: int, weights: Any) -> dict[str, Any]:
+        return {**said, "importance": tree_map(lambda a: a.astype(np.float64), said["importance"])}
+
+    rows = check(Changed(widened), dtypes=("float32",))
+    first = rows["update_importance"].first_failure
+    assert first is not None
+    assert "must have dtype float32; got float64" in first.reason
+    assert rows["update_importance"].diagnosis == ""
+
+
 BY_MASKS = ("init_importance", "update_importance", "triplet_scores", "budget_at", "allocates_at", "allocate")
 HIDDEN = {
     "uncertainty_uses_previous_mean": "every score has the same wrong factor",
@@ -383,6 +441,7 @@ def test_masks_of_a_wrong_form_fail(change: Any, reason: str) -> None:
     first = rows["masks"].first_failure
     assert first is not None
     assert reason in first.reason
+    assert rows["masks"].diagnosis == rows["allocate"].diagnosis == ""
 
 
 def test_scores_of_a_wrong_shape_fail() -> None:

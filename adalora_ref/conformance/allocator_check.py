@@ -14,16 +14,16 @@ import numpy as np
 from adalora_ref.array import Array
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.dependence import Asked, dependence
-from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
+from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.diagnosis import UNMATCHED
-from adalora_ref.conformance.feed import SCRIPTS, Feed, betas_of, feed
-from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.feed import SCRIPTS, Feed, feed
 from adalora_ref.conformance.limits import SECONDS
-from adalora_ref.conformance.scripted import SAID, Allocator, answers, play, shown
+from adalora_ref.conformance.replays import replayed
+from adalora_ref.conformance.scripted import SAID, answers, play, shown
 from adalora_ref.conformance.target import Target, TargetError, leaves, on_host, spoken
 from adalora_ref.conformance.trace import Each, Judge, Run
-from adalora_ref.conformance.trace_diagnosis import explained, named
-from adalora_ref.conformance.verdict import Row, Verdict, row
+from adalora_ref.conformance.trace_diagnosis import by_numbers, explained, named
+from adalora_ref.conformance.verdict import Row, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
 
@@ -63,39 +63,19 @@ def check_allocator(
         for label, given in feeds.items()
     ]
     runs = [run for run, _ in played]
-    rows = [_by_masks(held, runs) for held in explained(runs, STAGES_SEEN, UNMATCHED)]
+    rows = [_by_replay(held, runs) for held in explained(runs, STAGES_SEEN, UNMATCHED)]
     return [
         row("update", EQUATION, [check for _, check in played]),
         *(_with_inputs(held, target, feeds, rules) if held.diagnosis == UNMATCHED else held for held in rows),
     ]
 
 
-# BY MASKS ALONE
-
-
-def _by_masks(held: Row, runs: Sequence[Run]) -> Row:
-    """Name, where masks are all that an allocator shows, the known mistakes that make just these."""
-    silent = all(step.scores is None and step.importance is None for run in runs for step in run.steps)
-    if held.stage not in ("allocate", "masks") or held.verdict is not Verdict.FAIL or not silent:
+def _by_replay(held: Row, runs: Sequence[Run]) -> Row:
+    """Name, where no mistake in a stage alone explains it, those of a whole allocator that make just what is shown."""
+    shown = SAID[held.stage] in ("importance", "scores", "masks")
+    if not shown or not by_numbers(held) or held.diagnosis.startswith("matches `"):
         return held
-    sorts = ("init_importance", "update_importance", "triplet_scores", "budget_at", "allocates_at", "allocate")
-    matching = [known for known in DEVIATIONS if known.stage in sorts and _masks_of(known, runs)]
-    return held._replace(diagnosis=named(matching) or UNMATCHED)
-
-
-def _masks_of(known: Deviation, runs: Sequence[Run]) -> bool:
-    """Whether the reference with this mistake planted keeps at every step what the runs kept."""
-    for run in runs:
-        again = Allocator(planted(known))
-        again.start(run.steps[0].weights or {}, run.judge.config.schedule, **betas_of(run.judge.config))
-        for step in run.steps:
-            try:
-                kept = again.update(step.number, step.weights or {}, step.gradient or {})["masks"]
-            except Exception:  # noqa: BLE001  a mistake that cannot run on this script is not the one
-                return False
-            if any(mask.tolist() != kept[n].tolist() for n, mask in (step.masks or {}).items()):
-                return False
-    return True
+    return held._replace(diagnosis=named(replayed(held.stage, runs)) or held.diagnosis)
 
 
 # WHERE NOTHING KNOWN WAS RECOGNISED
