@@ -404,11 +404,36 @@ def test_an_allocator_that_does_not_answer_fails(name: str) -> None:
     assert failed(rows) == ["update"]
 
 
+def test_after_a_call_that_hangs_no_script_is_played(all_scripts: None) -> None:
+    """What hangs in the second script is not waited for in the third; what was wrong in the first is named."""
+    starts: list[int] = []
+
+    def hangs_later(said: dict[str, Any], step: int, weights: Any) -> dict[str, Any]:
+        starts.extend([step] * (step == 0))
+        if len(starts) == 2:
+            time.sleep(60)
+        return without("importance")(said, step, weights)
+
+    rows = check(Changed(hangs_later, planted(named("one_beta"))), seconds=1.0)
+    assert [c.verdict for c in rows["update"].checks] == [Verdict.PASS, Verdict.FAIL, Verdict.NOT_RUN]
+    assert rows["update"].checks[2].reason == "not tried, after a call that took too long"
+    assert len(starts) == 2
+    assert rows["triplet_scores"].diagnosis.startswith("matches `one_beta`")
+
+
 FORMS = {
     "no dictionary": (lambda said, *_: [1], "must return a dictionary with masks"),
     "no masks": (without("masks"), "must return a dictionary with masks"),
     "unknown key": (lambda said, *_: {**said, "rank": 3}, "got masks, importance, scores, budget, due, after, rank"),
     "masks in a row": (lambda said, *_: {**said, "masks": np.ones(3)}, "masks must be a dictionary by matrix"),
+    "masks in lists": (
+        lambda said, *_: {**said, "masks": {n: m.tolist() for n, m in said["masks"].items()}},
+        r"masks must be arrays of booleans, \(r,\) by matrix; got a list for embed",
+    ),
+    "scores in lists": (
+        lambda said, *_: {**said, "scores": said["scores"] and {n: s.tolist() for n, s in said["scores"].items()}},
+        r"scores must be arrays of numbers, \(r,\) by matrix; got a list for embed",
+    ),
     "two factors": (
         lambda said, *_: {**said, "after": {n: (f.B, f.s) for n, f in said["after"].items()}},
         "returned what has not the form asked for",
@@ -431,7 +456,7 @@ def test_another_protocol_is_wrong_usage(name: str) -> None:
         (lambda said, *_: {**said, "masks": {n: m * 1.0 for n, m in said["masks"].items()}}, "must have dtype bool"),
         (
             lambda said, *_: {**said, "masks": {"embed": said["masks"]["embed"]}},
-            "stands block, gate, head",
+            "masks must have what its inputs have; it lacks block, gate, head",
         ),
     ],
 )
@@ -442,6 +467,23 @@ def test_masks_of_a_wrong_form_fail(change: Any, reason: str) -> None:
     assert first is not None
     assert reason in first.reason
     assert rows["masks"].diagnosis == rows["allocate"].diagnosis == ""
+
+
+def test_a_matrix_too_many_is_named() -> None:
+    """A mask of a matrix that was not fed stands beyond what there should be."""
+    rows = check(Changed(lambda said, *_: {**said, "masks": said["masks"] | {"tail": said["masks"]["gate"]}}))
+    first = rows["masks"].first_failure
+    assert first is not None
+    assert first.reason == "masks must have what its inputs have; beyond that it has tail"
+
+
+def test_a_wrong_number_of_triplets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation that keeps one more than the budget is told by how many it keeps, and how many it should."""
+    held = reference()
+    held.allocate = lambda scores, budget: ref.allocate(scores, min(budget + 1, 12))
+    monkeypatch.setattr(allocator_check, "dependence", lambda *_, **__: "perturbed")
+    row = check(Allocator(held))["allocate"]
+    assert row.diagnosis == "matches no known mistake; it keeps 8 triplets instead of 7 at step 5; perturbed"
 
 
 def test_scores_of_a_wrong_shape_fail() -> None:

@@ -6,13 +6,14 @@ twins never gets a gradient; one with many triplets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from adalora_ref.array import Array
 from adalora_ref.conformance.cases import Inputs
+from adalora_ref.conformance.checking import HUNG, LEFT
 from adalora_ref.conformance.dependence import Asked, dependence
 from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.diagnosis import UNMATCHED
@@ -23,7 +24,7 @@ from adalora_ref.conformance.scripted import SAID, answers, play, shown
 from adalora_ref.conformance.target import Target, TargetError, leaves, on_host, spoken
 from adalora_ref.conformance.trace import Each, Judge, Run
 from adalora_ref.conformance.trace_diagnosis import by_numbers, explained, named
-from adalora_ref.conformance.verdict import Row, row
+from adalora_ref.conformance.verdict import Check, Row, Verdict, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
 
@@ -58,16 +59,29 @@ def check_allocator(
     }
     if not feeds:
         raise TargetError("an allocator is fed float64 or float32; it has neither")
-    played = [
-        play(target, given, Judge(given.config, rules, label.partition("/")[0]), label, seconds)
-        for label, given in feeds.items()
-    ]
+    played = list(_played(target, feeds, rules, seconds))
     runs = [run for run, _ in played]
     rows = [_by_replay(held, runs) for held in explained(runs, STAGES_SEEN, UNMATCHED)]
     return [
         row("update", EQUATION, [check for _, check in played]),
-        *(_with_inputs(held, target, feeds, rules) if held.diagnosis == UNMATCHED else held for held in rows),
+        *(_with_inputs(held, target, feeds, rules) if held.diagnosis.startswith(UNMATCHED) else held for held in rows),
     ]
+
+
+def _played(
+    target: Target, feeds: Mapping[str, Feed], rules: Convention, seconds: float
+) -> Iterator[tuple[Run, Check]]:
+    """Play one script after the other; after a call that took too long, none."""
+    hung = False
+    for label, given in feeds.items():
+        judge = Judge(given.config, rules, label.partition("/")[0])
+        if hung:
+            about = ("update", label, target.array_library, judge.working, Verdict.NOT_RUN)
+            yield Run((), judge, target.array_library, label), Check(*about, reason=f"not tried, {LEFT}")
+            continue
+        run, check = play(target, given, judge, label, seconds)
+        hung = check.reason.endswith(HUNG)
+        yield run, check
 
 
 def _by_replay(held: Row, runs: Sequence[Run]) -> Row:
@@ -114,7 +128,7 @@ def _with_inputs(held: Row, target: Target, feeds: Mapping[str, Feed], rules: Co
 
     asked = Asked(_inputs(feeds[label], int(step)), theirs, ours)
     hangs = dependence(f"{quantity} at step {step}", [asked], smooth=said in ("importance", "scores"))
-    return held._replace(diagnosis=f"{UNMATCHED}; {hangs}")
+    return held._replace(diagnosis=f"{held.diagnosis}; {hangs}")
 
 
 def _inputs(given: Feed, step: int) -> Inputs:

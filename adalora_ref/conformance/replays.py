@@ -80,6 +80,8 @@ def _made(known: Deviation | None, run: Run, stage: str) -> Iterator[Any]:
     """What an allocator with this mistake, or without one, shows of a stage at every step; None where it cannot."""
     rules, config = run.judge.convention, run.judge.config
     again = _allocator(known, rules)
+    if not run.steps:
+        return
     again.start(run.steps[0].weights or {}, config.schedule, **betas_of(config))
     for step in run.steps:
         try:

@@ -154,6 +154,16 @@ def _require_form(held: dict[str, Any]) -> None:
             held[key] = bool(value) if key == "due" else int(value)
         elif not isinstance(value, Mapping):
             raise TypeError(f"{key} must be a dictionary by matrix; got {type(value).__name__}")
+        elif key in ("masks", "scores"):
+            _require_arrays(key, value)
+
+
+def _require_arrays(key: str, held: Mapping[str, Any]) -> None:
+    """Refuse lists: of what would be one number each, nothing could be said."""
+    kind = "booleans" if key == "masks" else "numbers"
+    for name, value in held.items():
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{key} must be arrays of {kind}, (r,) by matrix; got a {type(value).__name__} for {name}")
 
 
 def _on_host(value: Any) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from adalora_ref.adamw import init_adamw
 from adalora_ref.conformance.deviations import DEVIATIONS
-from adalora_ref.conformance.diagnosis import RECORDED, near, right_under
+from adalora_ref.conformance.diagnosis import RECORDED, UNMATCHED, near, right_under
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.mistakes_in_runs import IN_RUNS, RunMistake
 from adalora_ref.conformance.target import leaves, on_host, tree_map
@@ -56,8 +56,23 @@ def _explained(row: Row, runs: Sequence[Run], otherwise: str) -> Row:
     matching = [known for known in entries if known.stage == row.stage and _matches(known, steps)]
     others = [rules for rules in CONVENTIONS.values() if rules is not runs[0].judge.convention]
     under = tuple(rules.name for rules in others if _right_under(rules, row.stage, runs))
-    told = named(matching) or right_under(under) or (otherwise if by_numbers(row) else "")
+    told = named(matching) or right_under(under) or (_counted(otherwise, row, steps) if by_numbers(row) else "")
     return row._replace(diagnosis=told, conventions=under)
+
+
+def _counted(otherwise: str, row: Row, steps: Sequence[Recorded]) -> str:
+    """The sentence with how many triplets are kept, where these are not as many as should be."""
+    for _, step, _, expected, failed in steps if row.stage == "allocate" else ():
+        if failed and step.masks is not None and not isinstance(expected, str):
+            kept, right = _number(step.masks.values()), _number(want.high for want in expected.values())
+            if kept != right:
+                what = f"it keeps {kept} triplets instead of {right} at step {step.number}"
+                return otherwise.replace(UNMATCHED, f"{UNMATCHED}; {what}")
+    return otherwise
+
+
+def _number(masks: Iterable[Any]) -> int:
+    return sum(int(np.sum(mask)) for mask in masks)
 
 
 def by_numbers(row: Row) -> bool:
