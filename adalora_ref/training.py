@@ -151,7 +151,7 @@ def train_step(
             name: update_importance(old, *pairs[name], beta1=config.importance_beta1, beta2=config.importance_beta2)
             for name, old in importance.items()
         }
-    scores = {name: convention.score(held, pairs[name][0]) for name, held in importance.items()}
+    scores = {name: convention.score(importance[name], pairs[name][0]) for name in network.weights}  # in forward order
     _require_finite(state.step, {name: {"score": s} for name, s in scores.items()})
 
     # ALLOCATION
@@ -160,14 +160,14 @@ def train_step(
     if allocating or t > config.schedule.end_of_pruning:
         after = {name: prune(w, masks[name]) for name, w in after.items()}
 
-    kept = _kept(masks)
+    kept, costs = _kept(masks), dict(zip(network.weights, triplet_costs(_shapes(network)), strict=True))
     report = StepReport(
         step=state.step,
         loss=loss,
         penalty=penalty,
         budget=budget,
         kept=kept,
-        parameters={name: kept[name] * cost for name, cost in zip(kept, triplet_costs(_shapes(network)), strict=True)},
+        parameters={name: kept[name] * cost for name, cost in costs.items()},
         threshold=_lowest(scores, masks) if allocating else None,
         revived={name: mask & ~state.masks[name] for name, mask in masks.items()},
         dropped={name: ~mask & state.masks[name] for name, mask in masks.items()},

@@ -17,7 +17,7 @@ from adalora_ref.conformance.allocator_check import check_allocator
 from adalora_ref.conformance.cases import NAMES
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.scripted import CONFIG, Allocator
-from adalora_ref.conformance.target import Target, TargetError
+from adalora_ref.conformance.target import Target, TargetError, tree_map
 from adalora_ref.conformance.verdict import Row, Verdict
 from adalora_ref.convention import CONVENTIONS, PEFT, SPEC, Convention
 from tests.alone import run_alone, scripts
@@ -38,14 +38,14 @@ def all_scripts() -> None:
     """Asks for all scripts."""
 
 
-SILENT = {"importance", "scores", "budget", "due", "after"}
+SILENT = ("importance", "scores", "budget", "due", "after")
 
 
 class Changed:
     """The reference's allocator, what it says passed through *change*."""
 
-    def __init__(self, change: Callable[[dict[str, Any], int, Any], dict[str, Any]], held: Any = ref) -> None:
-        self.change, self.inner = change, Allocator(held)
+    def __init__(self, change: Callable[..., dict[str, Any]], held: Any = ref, kind: Any = Allocator) -> None:
+        self.change, self.inner = change, kind(held)
         self.start = self.inner.start
 
     def update(self, step: int, weights: Any, grads: Any) -> dict[str, Any]:
@@ -92,6 +92,18 @@ def test_scores_without_averages_are_judged() -> None:
     right, wrong = (check(Changed(without("importance"), held)) for held in (ref, planted(named("scores_of_s_alone"))))
     assert right["triplet_scores"].verdict is Verdict.PASS
     assert failed(wrong) == ["triplet_scores"]
+
+
+@pytest.mark.parametrize("order", [sorted, reversed])
+def test_the_order_of_a_dictionary_is_of_no_matter(order: Callable[[Any], Any]) -> None:
+    """The matrices are in the forward order of the feed, in whatever order an allocator's dictionaries have them."""
+
+    def turned(said: dict[str, Any], step: int, weights: Any) -> dict[str, Any]:
+        return {k: {n: v[n] for n in order(list(v))} if isinstance(v, dict) else v for k, v in said.items()}
+
+    assert {row.verdict for row in check(Changed(turned)).values()} == {Verdict.PASS}
+    row = check(Changed(turned, planted(named("ties_go_to_the_later"))))["allocate"]
+    assert row.diagnosis.startswith("matches `ties_go_to_the_later` at every step")
 
 
 def test_the_script_has_what_it_is_about() -> None:
@@ -210,6 +222,64 @@ def test_masks_alone_name_a_mistake(name: str) -> None:
     rows = check(Changed(without(*SILENT), planted(named(name))))
     assert failed(rows) == ["allocate"]
     assert f"`{name}`" in rows["allocate"].diagnosis
+
+
+@pytest.mark.parametrize("name", ["one_beta", "uncertainty_uses_previous_mean", "sensitivity_is_signed"])
+def test_scores_without_averages_name_a_mistake(name: str) -> None:
+    """Wrong averages that are not shown are known by the scores that they make."""
+    rows = check(Changed(without("importance"), planted(named(name))))
+    assert failed(rows) == ["triplet_scores"]
+    assert rows["triplet_scores"].diagnosis.startswith(f"matches `{name}` at every step: ")
+
+
+class ScoresFirst(Allocator):
+    """Scores by the averages of the step before."""
+
+    def update(self, step: int, weights: Any, grads: Any) -> dict[str, Any]:
+        before = iter(self.importance.values())
+        self.held = reference()
+        self.held.triplet_scores = lambda _: ref.triplet_scores(next(before))
+        return super().update(step, weights, grads)
+
+
+IN_WHOLE = {
+    "mask_from_stale_scores": (ScoresFirst, "triplet_scores"),
+    "averages_never_freeze": (NeverFreezes, "update_importance"),
+}
+
+
+@pytest.mark.parametrize("keys", [(), ("importance",), SILENT], ids=["all", "no averages", "masks alone"])
+@pytest.mark.parametrize("name", IN_WHOLE)
+def test_a_whole_allocator_is_named_by_what_it_shows(name: str, keys: Any, all_scripts: None) -> None:
+    """Scores of the step before and averages that go on, by averages, by scores, by masks alone."""
+    kind, stage = IN_WHOLE[name]
+    rows = check(Changed(without(*keys), kind=kind))
+    first = "allocate" if keys is SILENT else "triplet_scores" if keys else stage
+    assert failed(rows) == [first]
+    assert f"`{name}`" in rows[first].diagnosis
+
+
+def test_right_scores_beside_wrong_averages_match_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that are not those of the averages shown, and yet right, are not what every harmless mistake makes."""
+
+    def halved(said: dict[str, Any], step: int, weights: Any) -> dict[str, Any]:
+        return {**said, "importance": tree_map(lambda a: a / 2, said["importance"])}
+
+    monkeypatch.setattr(allocator_check, "dependence", lambda *_, **__: "perturbed")
+    assert check(Changed(halved))["triplet_scores"].diagnosis == "matches no known mistake; perturbed"
+
+
+def test_right_numbers_of_a_wrong_form_match_no_mistake() -> None:
+    """Averages in float64, where the run is in float32, are no numerical mistake: the reason says it all."""
+
+    def widened(said: dict[str, Any], step: int, weights: Any) -> dict[str, Any]:
+        return {**said, "importance": tree_map(lambda a: a.astype(np.float64), said["importance"])}
+
+    rows = check(Changed(widened), dtypes=("float32",))
+    first = rows["update_importance"].first_failure
+    assert first is not None
+    assert "must have dtype float32; got float64" in first.reason
+    assert rows["update_importance"].diagnosis == ""
 
 
 BY_MASKS = ("init_importance", "update_importance", "triplet_scores", "budget_at", "allocates_at", "allocate")
@@ -334,11 +404,36 @@ def test_an_allocator_that_does_not_answer_fails(name: str) -> None:
     assert failed(rows) == ["update"]
 
 
+def test_after_a_call_that_hangs_no_script_is_played(all_scripts: None) -> None:
+    """What hangs in the second script is not waited for in the third; what was wrong in the first is named."""
+    starts: list[int] = []
+
+    def hangs_later(said: dict[str, Any], step: int, weights: Any) -> dict[str, Any]:
+        starts.extend([step] * (step == 0))
+        if len(starts) == 2:
+            time.sleep(60)
+        return without("importance")(said, step, weights)
+
+    rows = check(Changed(hangs_later, planted(named("one_beta"))), seconds=1.0)
+    assert [c.verdict for c in rows["update"].checks] == [Verdict.PASS, Verdict.FAIL, Verdict.NOT_RUN]
+    assert rows["update"].checks[2].reason == "not tried, after a call that took too long"
+    assert len(starts) == 2
+    assert rows["triplet_scores"].diagnosis.startswith("matches `one_beta`")
+
+
 FORMS = {
     "no dictionary": (lambda said, *_: [1], "must return a dictionary with masks"),
     "no masks": (without("masks"), "must return a dictionary with masks"),
     "unknown key": (lambda said, *_: {**said, "rank": 3}, "got masks, importance, scores, budget, due, after, rank"),
     "masks in a row": (lambda said, *_: {**said, "masks": np.ones(3)}, "masks must be a dictionary by matrix"),
+    "masks in lists": (
+        lambda said, *_: {**said, "masks": {n: m.tolist() for n, m in said["masks"].items()}},
+        r"masks must be arrays of booleans, \(r,\) by matrix; got a list for embed",
+    ),
+    "scores in lists": (
+        lambda said, *_: {**said, "scores": said["scores"] and {n: s.tolist() for n, s in said["scores"].items()}},
+        r"scores must be arrays of numbers, \(r,\) by matrix; got a list for embed",
+    ),
     "two factors": (
         lambda said, *_: {**said, "after": {n: (f.B, f.s) for n, f in said["after"].items()}},
         "returned what has not the form asked for",
@@ -361,7 +456,7 @@ def test_another_protocol_is_wrong_usage(name: str) -> None:
         (lambda said, *_: {**said, "masks": {n: m * 1.0 for n, m in said["masks"].items()}}, "must have dtype bool"),
         (
             lambda said, *_: {**said, "masks": {"embed": said["masks"]["embed"]}},
-            "stands block, gate, head",
+            "masks must have what its inputs have; it lacks block, gate, head",
         ),
     ],
 )
@@ -371,6 +466,24 @@ def test_masks_of_a_wrong_form_fail(change: Any, reason: str) -> None:
     first = rows["masks"].first_failure
     assert first is not None
     assert reason in first.reason
+    assert rows["masks"].diagnosis == rows["allocate"].diagnosis == ""
+
+
+def test_a_matrix_too_many_is_named() -> None:
+    """A mask of a matrix that was not fed stands beyond what there should be."""
+    rows = check(Changed(lambda said, *_: {**said, "masks": said["masks"] | {"tail": said["masks"]["gate"]}}))
+    first = rows["masks"].first_failure
+    assert first is not None
+    assert first.reason == "masks must have what its inputs have; beyond that it has tail"
+
+
+def test_a_wrong_number_of_triplets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation that keeps one more than the budget is told by how many it keeps, and how many it should."""
+    held = reference()
+    held.allocate = lambda scores, budget: ref.allocate(scores, min(budget + 1, 12))
+    monkeypatch.setattr(allocator_check, "dependence", lambda *_, **__: "perturbed")
+    row = check(Allocator(held))["allocate"]
+    assert row.diagnosis == "matches no known mistake; it keeps 8 triplets instead of 7 at step 5; perturbed"
 
 
 def test_scores_of_a_wrong_shape_fail() -> None:

@@ -280,6 +280,17 @@ def test_a_right_run_passes_and_shows_its_growth() -> None:
     assert "step 0: " in row.note
 
 
+def test_a_state_in_another_order_is_right() -> None:
+    """A run whose states come back with their dictionaries by the alphabet, as from jax.jit, goes on from them."""
+
+    def by_name(after: Any) -> Any:
+        state, report = after
+        held = {f: dict(sorted(v.items())) for f, v in state._asdict().items() if f != "step"}
+        return state._replace(**held), report
+
+    assert run_of(train(by_name)).verdict is Verdict.PASS
+
+
 @pytest.mark.usefixtures("unchecked")  # a diagnosis makes hundreds of steps
 def test_a_mistake_of_one_step_fails_at_that_step() -> None:
     """A run that goes wrong at step 4 fails there alone, since later steps are judged from its own state; it grows."""
@@ -448,6 +459,11 @@ FORMS: dict[str, tuple[str, Callable[..., Any], str]] = {
         "train_step",
         lambda *given: changed_state(given, lambda state: state._replace(factors=list(state.factors.values()))),
         "factors in the state of train_step must be a dictionary by matrix; got list of 2",
+    ),
+    "a list of masks": (
+        "train_step",
+        lambda *given: changed_state(given, lambda state: state._replace(masks=list(state.masks.values()))),
+        "masks in the state of train_step must be a dictionary by matrix; got list of 2",
     ),
     "no report": (
         "train_step",

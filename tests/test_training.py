@@ -213,6 +213,19 @@ def test_the_last_allocation_uses_the_averages_as_they_stand(library: Library) -
     assert same(states[10].masks, states[8].masks)
 
 
+def test_the_order_is_that_of_the_network(library: Library) -> None:
+    """A state whose dictionaries come in another order is the same state: ties go to the first layer, costs by name."""
+    states, _, net, settings = run(library, 7)
+    none = {n: ref.init_importance(f) for n, f in states[7].factors.items()}
+    tied = states[7]._replace(importance=none)
+    turned = TrainState(tied.step, *(dict(reversed(held.items())) for held in tied[1:]))
+    (state, report), (other, same_report) = (train_step(s, batch(library, 7), net, settings) for s in (tied, turned))
+    assert report.kept == {"a": 2, "b": 0}
+    assert report.parameters == same_report.parameters == {"a": 16, "b": 0}
+    assert list(other.masks) == ["a", "b"]
+    assert all(same(state.masks[n], other.masks[n]) and same(state.factors[n].B, other.factors[n].B) for n in SHAPES)
+
+
 def test_the_release_selects_anew_in_the_last_phase_and_peft_does_not(library: Library) -> None:
     """With T − t_f no multiple of ΔT, LORALIB reaches its target one step after PEFT, and both stay there."""
     kept = {r.name: [sum(report.kept.values()) for report in run(library, 10, r)[1]] for r in (LORALIB, PEFT)}

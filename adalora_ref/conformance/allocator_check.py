@@ -6,24 +6,25 @@ twins never gets a gradient; one with many triplets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from adalora_ref.array import Array
 from adalora_ref.conformance.cases import Inputs
+from adalora_ref.conformance.checking import HUNG, LEFT
 from adalora_ref.conformance.dependence import Asked, dependence
-from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
+from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.diagnosis import UNMATCHED
-from adalora_ref.conformance.feed import SCRIPTS, Feed, betas_of, feed
-from adalora_ref.conformance.known import Deviation
+from adalora_ref.conformance.feed import SCRIPTS, Feed, feed
 from adalora_ref.conformance.limits import SECONDS
-from adalora_ref.conformance.scripted import SAID, Allocator, answers, play, shown
+from adalora_ref.conformance.replays import replayed
+from adalora_ref.conformance.scripted import SAID, answers, play, shown
 from adalora_ref.conformance.target import Target, TargetError, leaves, on_host, spoken
 from adalora_ref.conformance.trace import Each, Judge, Run
-from adalora_ref.conformance.trace_diagnosis import explained, named
-from adalora_ref.conformance.verdict import Row, Verdict, row
+from adalora_ref.conformance.trace_diagnosis import by_numbers, explained, named
+from adalora_ref.conformance.verdict import Check, Row, Verdict, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
 
@@ -58,44 +59,37 @@ def check_allocator(
     }
     if not feeds:
         raise TargetError("an allocator is fed float64 or float32; it has neither")
-    played = [
-        play(target, given, Judge(given.config, rules, label.partition("/")[0]), label, seconds)
-        for label, given in feeds.items()
-    ]
+    played = list(_played(target, feeds, rules, seconds))
     runs = [run for run, _ in played]
-    rows = [_by_masks(held, runs) for held in explained(runs, STAGES_SEEN, UNMATCHED)]
+    rows = [_by_replay(held, runs) for held in explained(runs, STAGES_SEEN, UNMATCHED)]
     return [
         row("update", EQUATION, [check for _, check in played]),
-        *(_with_inputs(held, target, feeds, rules) if held.diagnosis == UNMATCHED else held for held in rows),
+        *(_with_inputs(held, target, feeds, rules) if held.diagnosis.startswith(UNMATCHED) else held for held in rows),
     ]
 
 
-# BY MASKS ALONE
+def _played(
+    target: Target, feeds: Mapping[str, Feed], rules: Convention, seconds: float
+) -> Iterator[tuple[Run, Check]]:
+    """Play one script after the other; after a call that took too long, none."""
+    hung = False
+    for label, given in feeds.items():
+        judge = Judge(given.config, rules, label.partition("/")[0])
+        if hung:
+            about = ("update", label, target.array_library, judge.working, Verdict.NOT_RUN)
+            yield Run((), judge, target.array_library, label), Check(*about, reason=f"not tried, {LEFT}")
+            continue
+        run, check = play(target, given, judge, label, seconds)
+        hung = check.reason.endswith(HUNG)
+        yield run, check
 
 
-def _by_masks(held: Row, runs: Sequence[Run]) -> Row:
-    """Name, where masks are all that an allocator shows, the known mistakes that make just these."""
-    silent = all(step.scores is None and step.importance is None for run in runs for step in run.steps)
-    if held.stage not in ("allocate", "masks") or held.verdict is not Verdict.FAIL or not silent:
+def _by_replay(held: Row, runs: Sequence[Run]) -> Row:
+    """Name, where no mistake in a stage alone explains it, those of a whole allocator that make just what is shown."""
+    shown = SAID[held.stage] in ("importance", "scores", "masks")
+    if not shown or not by_numbers(held) or held.diagnosis.startswith("matches `"):
         return held
-    sorts = ("init_importance", "update_importance", "triplet_scores", "budget_at", "allocates_at", "allocate")
-    matching = [known for known in DEVIATIONS if known.stage in sorts and _masks_of(known, runs)]
-    return held._replace(diagnosis=named(matching) or UNMATCHED)
-
-
-def _masks_of(known: Deviation, runs: Sequence[Run]) -> bool:
-    """Whether the reference with this mistake planted keeps at every step what the runs kept."""
-    for run in runs:
-        again = Allocator(planted(known))
-        again.start(run.steps[0].weights or {}, run.judge.config.schedule, **betas_of(run.judge.config))
-        for step in run.steps:
-            try:
-                kept = again.update(step.number, step.weights or {}, step.gradient or {})["masks"]
-            except Exception:  # noqa: BLE001  a mistake that cannot run on this script is not the one
-                return False
-            if any(mask.tolist() != kept[n].tolist() for n, mask in (step.masks or {}).items()):
-                return False
-    return True
+    return held._replace(diagnosis=named(replayed(held.stage, runs)) or held.diagnosis)
 
 
 # WHERE NOTHING KNOWN WAS RECOGNISED
@@ -134,7 +128,7 @@ def _with_inputs(held: Row, target: Target, feeds: Mapping[str, Feed], rules: Co
 
     asked = Asked(_inputs(feeds[label], int(step)), theirs, ours)
     hangs = dependence(f"{quantity} at step {step}", [asked], smooth=said in ("importance", "scores"))
-    return held._replace(diagnosis=f"{UNMATCHED}; {hangs}")
+    return held._replace(diagnosis=f"{held.diagnosis}; {hangs}")
 
 
 def _inputs(given: Feed, step: int) -> Inputs:

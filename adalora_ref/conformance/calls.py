@@ -166,11 +166,11 @@ def _training(name: str, value: Any) -> Any:
     """A state of training is a `TrainState`, or a record of one's own with its fields, and so is all that it holds."""
     what = f"the state of {name}"
     state = _record(what, TrainState, value)
-    for field, kind in (("factors", Factors), ("importance", Importance), ("optimizer", AdamState)):
-        by_matrix = getattr(state, field)
-        if not isinstance(by_matrix, Mapping):
+    for field in ("factors", "importance", "optimizer", "masks"):
+        if not isinstance(by_matrix := getattr(state, field), Mapping):
             raise WrongForm(f"{field} in {what} must be a dictionary by matrix; got {_spoken(by_matrix)}")
-        for matrix, held in by_matrix.items():
+    for field, kind in (("factors", Factors), ("importance", Importance), ("optimizer", AdamState)):
+        for matrix, held in getattr(state, field).items():
             place = f"{field}[{matrix}] in {what}"
             _record(place, kind, held)
             for part in () if kind is Factors else tuple(held)[:2]:

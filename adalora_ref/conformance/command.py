@@ -19,7 +19,14 @@ from adalora_ref.array import LIBRARIES, backend
 from adalora_ref.conformance import allocator_check, growth, mutants, own_run, scripted
 from adalora_ref.conformance.bad_input import Handed, hand_bad_input
 from adalora_ref.conformance.cases import NUMPY_DTYPES
-from adalora_ref.conformance.checking import PRESETS, check_stages, require_functions, require_library, stage_named
+from adalora_ref.conformance.checking import (
+    HUNG,
+    PRESETS,
+    check_stages,
+    require_functions,
+    require_library,
+    stage_named,
+)
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.findings import Finding
 from adalora_ref.conformance.jobs import Load, Plan, rows_of
@@ -199,10 +206,12 @@ def verify_allocator(target: Target, options: Options, console: Console) -> int:
     """Check a stateful allocator, fed scripted weights and gradients for a whole schedule."""
     rules = options.rules()
     found = allocator_check.check_allocator(target, rules, dtypes=options.dtypes, seed=options.seed)
+    hung = any(check.reason.endswith(HUNG) for row in found for check in row.checks)
     rows, place = _asked_for(found, options), options.place(target.name)
     if place is not None:
         rows = tuple(with_feed(row, target, rules, place, options.seed) for row in rows)
-    return _shown(target.name, rows, options, rules, console, bad_input=(scripted.hand_nan(target),)).status
+    bad_input = () if hung else (scripted.hand_nan(target),)
+    return _shown(target.name, rows, options, rules, console, bad_input=bad_input).status
 
 
 def verify_program(command: str, options: Options, console: Console) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from adalora_ref.conformance.growth import apart, shown, theirs_if_near
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.seen import NOT_DRAWN, Seen
 from adalora_ref.conformance.stages import STAGES
-from adalora_ref.conformance.target import CannotExpress, Lane, Target, leaves, on_host
+from adalora_ref.conformance.target import CannotExpress, Lane, Target, in_order, leaves, on_host
 from adalora_ref.conformance.trace_diagnosis import wide
 from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.conformance.verdict import Check, Growth, Row, Verdict, row
@@ -87,7 +87,7 @@ def _checked(
         with time_limit(seconds):
             outputs = calls.train_step(target, target.hand_over(case), lane)
             host = {name: on_host(value) for name, value in leaves(outputs)}
-        after = _as_numpy(outputs["state"])
+        after = _as_numpy(outputs["state"], case["weights"])
         _require_shapes(case["state"], after)
     except CannotExpress as error:
         return Check(*fixed, Verdict.NOT_RUN, reason=str(error)), None
@@ -116,13 +116,14 @@ def _require_shapes(before: TrainState, after: TrainState) -> None:
         raise ValueError(f"the factors of the new state must have the shapes {shapes[0]}; got {shapes[1]}")
 
 
-def _as_numpy(state: Any) -> TrainState:
-    """The target's state with NumPy arrays, in our records."""
+def _as_numpy(state: Any, matrices: Iterable[str]) -> TrainState:
+    """The target's state with NumPy arrays, in our records, in forward order whatever the order of its dictionaries."""
 
     def factors(held: Any) -> Factors:
         return Factors(*map(on_host, held))
 
-    step, weights, importance, optimizer, masks = state
+    step, *held = state
+    weights, importance, optimizer, masks = (in_order(each, matrices) for each in held)
     return TrainState(
         int(step),
         {n: factors(f) for n, f in weights.items()},

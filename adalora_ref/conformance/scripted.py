@@ -16,7 +16,7 @@ from adalora_ref.conformance.cases import NAMES
 from adalora_ref.conformance.feed import CONFIG, SCRIPTS, Feed, betas_of, feed
 from adalora_ref.conformance.lifting import lift
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
-from adalora_ref.conformance.target import Target, TargetError, leaves, on_host, spoken, tree_map
+from adalora_ref.conformance.target import Target, TargetError, in_order, leaves, on_host, spoken, tree_map
 from adalora_ref.conformance.trace import Each, Judge, Run, Step
 from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.conformance.verdict import Check, Verdict
@@ -133,6 +133,7 @@ def _step(name: str, number: int, weights: Each, grads: Each, said: Any) -> Step
     given: dict[str, Any] = {"weights": weights, "gradient": grads, "clipped": grads, "moved": weights}
     try:
         _require_form(held)
+        held = {key: in_order(value, weights) if isinstance(value, dict) else value for key, value in held.items()}
         if "importance" in held:
             held["importance"] = {
                 n: Importance(*(Factors(*part) for part in pair)) for n, pair in held["importance"].items()
@@ -153,6 +154,16 @@ def _require_form(held: dict[str, Any]) -> None:
             held[key] = bool(value) if key == "due" else int(value)
         elif not isinstance(value, Mapping):
             raise TypeError(f"{key} must be a dictionary by matrix; got {type(value).__name__}")
+        elif key in ("masks", "scores"):
+            _require_arrays(key, value)
+
+
+def _require_arrays(key: str, held: Mapping[str, Any]) -> None:
+    """Refuse lists: of what would be one number each, nothing could be said."""
+    kind = "booleans" if key == "masks" else "numbers"
+    for name, value in held.items():
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{key} must be arrays of {kind}, (r,) by matrix; got a {type(value).__name__} for {name}")
 
 
 def _on_host(value: Any) -> Any:

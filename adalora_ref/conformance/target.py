@@ -6,11 +6,11 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from adalora_ref.factors import Factors
 
 if TYPE_CHECKING:
     from adalora_ref.conformance.stages import Stage
+
+T = TypeVar("T")
 
 UNDECLARED_DTYPES = ("float64", "float32")
 
@@ -210,6 +212,11 @@ def tree_map(f: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(tree_map(f, item) for item in value)
     return value
+
+
+def in_order(held: dict[str, T], matrices: Iterable[str]) -> dict[str, T]:
+    """A dictionary in the order of *matrices*, whatever its own; what it has beside them comes last."""
+    return {n: held[n] for n in (*matrices, *held) if n in held}
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -128,8 +128,11 @@ def checks(stage: str, case: str, library: str, dtype: str, got: Any, expected: 
         return
     found = {path: on_host(value) for path, value in leaves(got)}
     if found.keys() != expected.keys():
-        beside = ", ".join(sorted(map(spoken, found.keys() ^ expected.keys())))
-        reason = f"{stage} must have what its inputs have; on one side alone stands {beside}"
+        lacking, beyond = (
+            ", ".join(sorted(map(spoken, a.keys() - b.keys()))) for a, b in ((expected, found), (found, expected))
+        )
+        parts = [f"it lacks {lacking}"] * bool(lacking) + [f"beyond that it has {beyond}"] * bool(beyond)
+        reason = f"{stage} must have what its inputs have; {' and '.join(parts)}"
         yield Check(stage, case, library, dtype, Verdict.FAIL, np.inf, reason=reason)
         return
     for path, want in expected.items():

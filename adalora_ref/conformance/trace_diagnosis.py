@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from adalora_ref.adamw import init_adamw
 from adalora_ref.conformance.deviations import DEVIATIONS
-from adalora_ref.conformance.diagnosis import RECORDED, near, right_under
+from adalora_ref.conformance.diagnosis import RECORDED, UNMATCHED, near, right_under
 from adalora_ref.conformance.known import Deviation
 from adalora_ref.conformance.mistakes_in_runs import IN_RUNS, RunMistake
 from adalora_ref.conformance.target import leaves, on_host, tree_map
@@ -52,14 +52,35 @@ def _first_marked(rows: list[Row], runs: Sequence[Run]) -> list[Row]:
 
 def _explained(row: Row, runs: Sequence[Run], otherwise: str) -> Row:
     entries: list[Deviation | RunMistake] = [*(d for d in DEVIATIONS if not d.equivalent), *IN_RUNS]
-    steps = list(_steps(row.stage, runs))
+    steps = list(recorded(row.stage, runs))
     matching = [known for known in entries if known.stage == row.stage and _matches(known, steps)]
     others = [rules for rules in CONVENTIONS.values() if rules is not runs[0].judge.convention]
-    alike = tuple(rules.name for rules in others if _right_under(rules, row.stage, runs))
-    return row._replace(diagnosis=named(matching) or right_under(alike) or otherwise, conventions=alike)
+    under = tuple(rules.name for rules in others if _right_under(rules, row.stage, runs))
+    told = named(matching) or right_under(under) or (_counted(otherwise, row, steps) if by_numbers(row) else "")
+    return row._replace(diagnosis=told, conventions=under)
 
 
-class _Recorded(NamedTuple):
+def _counted(otherwise: str, row: Row, steps: Sequence[Recorded]) -> str:
+    """The sentence with how many triplets are kept, where these are not as many as should be."""
+    for _, step, _, expected, failed in steps if row.stage == "allocate" else ():
+        if failed and step.masks is not None and not isinstance(expected, str):
+            kept, right = _number(step.masks.values()), _number(want.high for want in expected.values())
+            if kept != right:
+                what = f"it keeps {kept} triplets instead of {right} at step {step.number}"
+                return otherwise.replace(UNMATCHED, f"{UNMATCHED}; {what}")
+    return otherwise
+
+
+def _number(masks: Iterable[Any]) -> int:
+    return sum(int(np.sum(mask)) for mask in masks)
+
+
+def by_numbers(row: Row) -> bool:
+    """Whether a number is wrong somewhere, and not the form alone, which the reason says."""
+    return any(check.divergence is not None for check in row.checks)
+
+
+class Recorded(NamedTuple):
     """A step where a stage was recorded, the one before it, under what it is judged, what it should have been."""
 
     before: Step | None
@@ -69,7 +90,8 @@ class _Recorded(NamedTuple):
     failed: bool
 
 
-def _steps(stage: str, runs: Sequence[Run]) -> Iterator[_Recorded]:
+def recorded(stage: str, runs: Sequence[Run]) -> Iterator[Recorded]:
+    """Yield every step of the runs where a stage has its place."""
     for run in runs:
         for before, step in run.pairs():
             for name, got, wanted in quantities(step, before, run.judge):
@@ -77,7 +99,7 @@ def _steps(stage: str, runs: Sequence[Run]) -> Iterator[_Recorded]:
                     expected = wanted()
                     found = checks(stage, "", run.library, run.judge.working, got, expected)
                     failed = any(check.verdict is Verdict.FAIL for check in found)
-                    yield _Recorded(before, step, run.judge, expected, failed)
+                    yield Recorded(before, step, run.judge, expected, failed)
 
 
 def named(matching: Sequence[Deviation | RunMistake]) -> str:
@@ -87,30 +109,41 @@ def named(matching: Sequence[Deviation | RunMistake]) -> str:
     return f"matches {names}{several} at every step: {says}" if matching else ""
 
 
-def _matches(known: Deviation | RunMistake, steps: Sequence[_Recorded]) -> bool:
+def _matches(known: Deviation | RunMistake, steps: Sequence[Recorded]) -> bool:
     """Whether the mistake makes, in float64 from the runs' own inputs, what they recorded at every step.
 
-    Where it makes nothing, it explains no failure.
+    Where it makes nothing, it explains no failure; nor does one that makes what is right wherever something failed.
     """
     again = known.again if isinstance(known, RunMistake) else AGAIN.get(known.stage)
     if again is None:
         return False
+    telling = False
     for before, step, judge, expected, failed in steps:
         try:
             made = again(known.function, before, step, judge)
         except Exception:  # noqa: BLE001  a mistake that cannot run on this case is not the one
             return False
-        explains = not failed if made is None else _alike(made[0], made[1], expected)
+        explains = not failed if made is None else alike(made[0], made[1], expected)
         if not explains:
             return False
-    return True
+        telling = telling or (failed and made is not None and departs(made[1], expected))
+    return telling
 
 
-def _alike(recorded: Any, made: Any, expected: Wanted) -> bool:
+def alike(recorded: Any, made: Any, expected: Wanted) -> bool:
+    """Whether what was recorded may be what a mistake made, but for rounding."""
     got, computed = dict(leaves(recorded)), dict(leaves(made))
     if isinstance(expected, str) or not got.keys() == computed.keys() == expected.keys():
         return False
     return all(near(on_host(a), on_host(computed[name]), expected[name]) for name, a in got.items())
+
+
+def departs(made: Any, expected: Wanted) -> bool:
+    """Whether what a mistake made is not what is right; of the form no more is seen than the shape."""
+    if isinstance(expected, str):
+        return False
+    computed = {path: on_host(a) for path, a in leaves(made)}
+    return any(not near(np.asarray(want.high), computed[path], want) for path, want in expected.items())
 
 
 # BY A MISTAKE: what the run recorded, and what the mistake makes of its inputs; None where there is nothing to compare
