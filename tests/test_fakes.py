@@ -18,8 +18,7 @@ import adalora_ref as ref
 from adalora_ref.conformance.bad_input import hand_bad_input
 from adalora_ref.conformance.checking import check_stages, stage_named
 from adalora_ref.conformance.deviations import DEVIATIONS, planted
-from adalora_ref.conformance.own_run import check_run
-from adalora_ref.conformance.scripted import CONFIG
+from adalora_ref.conformance.own_run import CONFIG, check_run
 from adalora_ref.conformance.seen import case_inputs
 from adalora_ref.conformance.stages import STAGES
 from adalora_ref.conformance.target import CannotExpress, Target

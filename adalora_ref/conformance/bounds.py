@@ -29,6 +29,7 @@ import cmath
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import mpmath
@@ -242,6 +243,7 @@ def _zero(arithmetic: Arithmetic, peak: float) -> Bounded:
     return Bounded(arithmetic, DIGITS.zero, 0.0, 0.0, 0.0, peak, 0, 0, 1.0)
 
 
+@lru_cache(maxsize=1024)
 def scalar(value: float, /, arithmetic: Arithmetic) -> Bounded:
     """Return a hyperparameter or constant, which may be rounded to the working dtype on arrival."""
     held = number(value, arithmetic)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from adalora_ref.array import Array
+from adalora_ref.budget import BudgetSchedule
 from adalora_ref.conformance import calls
 from adalora_ref.conformance.cases import NAMES, NUMPY_DTYPES, Inputs
 from adalora_ref.conformance.checking import compare_all, judged_alike
@@ -17,7 +18,6 @@ from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.diagnosis import diagnose
 from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.expectations import train_step as expected_step
-from adalora_ref.conformance.feed import CONFIG
 from adalora_ref.conformance.growth import apart, shown, theirs_if_near
 from adalora_ref.conformance.limits import SECONDS, OutOfTime, time_limit
 from adalora_ref.conformance.seen import NOT_DRAWN, Seen
@@ -28,11 +28,21 @@ from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.conformance.verdict import Check, Growth, Row, Verdict, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
-from adalora_ref.records import TrainState
+from adalora_ref.records import Config, TrainState
 from adalora_ref.training import init_state
 
 RUN_DTYPES = ("float64", "float32")
 
+CONFIG = Config(
+    schedule=BudgetSchedule(initial=8, target=3, warmup=2, final=3, total=13, interval=3),
+    initial_rank=2,
+    alpha=4.0,
+    learning_rate=0.02,
+    weight_decay=0.05,
+    importance_beta1=0.75,
+    importance_beta2=0.6,
+)
+"""As small as shows every rule of the schedule: T − t_f is no multiple of ΔT and no step of the pattern from t_i."""
 
 NAME = "whole run of train_step"
 
