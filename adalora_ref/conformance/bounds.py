@@ -264,24 +264,18 @@ def total(terms: Iterable[Number], /) -> Number:
     live = [t for t in terms if t.terms or t.may_overflow] or terms[:1]
     if len(live) == 1:
         return live[0]
-    among = sum([t.terms for t in live])
-    magnitude = error = variance = peak = 0.0
-    for t in live:
-        magnitude += t.magnitude
-        error += t.error + arithmetic.growth(among - t.terms) * (t.magnitude + t.error)
-        variance += t.variance
-        peak += t.peak
+    magnitude, among = sum(t.magnitude for t in live), sum(t.terms for t in live)
     fresh = arithmetic.unit * magnitude
     return Bounded(
         arithmetic,
-        DIGITS.fsum([t.value for t in live]),
+        DIGITS.fsum(t.value for t in live),
         magnitude,
-        error,
-        variance + (among - max([t.terms for t in live])) * fresh * fresh,
-        peak,
-        max([t.depth for t in live]) + 1,
+        sum(t.error + arithmetic.growth(among - t.terms) * (t.magnitude + t.error) for t in live),
+        sum(t.variance for t in live) + (among - max(t.terms for t in live)) * fresh * fresh,
+        sum(t.peak for t in live),
+        max(t.depth for t in live) + 1,
         among,
-        min([t.grid for t in live]),
+        min(t.grid for t in live),
     )
 
 
