@@ -305,8 +305,10 @@ def test_masks_alone_show_wrong_averages(name: str, all_scripts: None) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", [d.name for d in DEVIATIONS if d.stage in BY_MASKS and not d.equivalent])
-def test_masks_alone_show_all_but_what_they_hide(name: str, all_scripts: None) -> None:
+def test_masks_alone_show_all_but_what_they_hide(name: str, all_scripts: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every known mistake of an allocator moves a mask, but for those of which it is said why they cannot."""
+    monkeypatch.setattr(allocator_check, "replayed", lambda *_: [])  # whether it fails, not why
+    monkeypatch.setattr(allocator_check, "dependence", lambda *_, **__: "")
     assert bool(failed(check(Changed(without(*SILENT), planted(named(name)))))) is (name not in HIDDEN)
 
 
