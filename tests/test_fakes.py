@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +291,27 @@ def test_a_state_in_another_order_is_right() -> None:
     assert run_of(train(by_name)).verdict is Verdict.PASS
 
 
+def test_a_state_of_named_tuples_of_ones_own_is_right() -> None:
+    """Records with the same fields in another order are read by name, all the way down."""
+
+    def turned(record: Any) -> Any:
+        names = ("B", "s", "A") if isinstance(record, ref.Factors) else record._fields
+        own = namedtuple("Own", names[::-1])  # type: ignore[misc]  # noqa: PYI024
+        return own(**{name: getattr(record, name) for name in names})
+
+    def own_state(after: Any) -> Any:
+        state, report = after
+        halves = {n: i._replace(**{h: turned(getattr(i, h)) for h in i._fields}) for n, i in state.importance.items()}
+        state = state._replace(
+            factors={n: turned(f) for n, f in state.factors.items()},
+            importance={n: turned(i) for n, i in halves.items()},
+            optimizer={n: turned(o) for n, o in state.optimizer.items()},
+        )
+        return turned(state), report
+
+    assert run_of(train(own_state)).verdict is Verdict.PASS
+
+
 @pytest.mark.usefixtures("unchecked")  # a diagnosis makes hundreds of steps
 def test_a_mistake_of_one_step_fails_at_that_step() -> None:
     """A run that goes wrong at step 4 fails there alone, since later steps are judged from its own state; it grows."""
@@ -443,6 +465,16 @@ FORMS: dict[str, tuple[str, Callable[..., Any], str]] = {
         "prune",
         lambda f, keep, /: dict(zip("BsA", ref.prune(f, keep), strict=True)),
         "factors must be Factors, or unpack as B, s, A; got dict",
+    ),
+    "a dictionary for the moments": (
+        "init_adamw",
+        lambda f, /: ref.init_adamw(f)._asdict(),
+        "the state of init_adamw must unpack as first, second, steps; got dict",
+    ),
+    "a dictionary for one of the averages": (
+        "init_importance",
+        lambda f, /: (ref.init_importance(f).sensitivity, dict(zip("BsA", f, strict=True))),
+        "the uncertainty must be Factors, or unpack as B, s, A; got dict",
     ),
     "a dictionary for the state": (
         "init_state",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -257,6 +258,7 @@ SENTENCES = {
         lambda i: i.a + i.c,
         "depends on a, and on b, though it should not, but not on c, though it should",
     ),
+    "in steps": (lambda i: math.floor(i.a), lambda i: i.a, "depends on a, the same inputs as it should"),
     "none": (lambda i: 1, lambda i: i.a, "depends on none of its inputs, though it should on a"),
     "a constant": (lambda i: 1, lambda i: 2, "depends on none of its inputs, as it should"),
 }
@@ -272,6 +274,16 @@ SEEN = {
     ),
     "a constant": (lambda i: 1, lambda i: 2, "moved with none of its inputs"),
 }
+
+
+def test_the_sign_of_a_zero_is_no_dependence() -> None:
+    """Nought times factors is nought, whatever their signs; so it is said to depend on none of them."""
+
+    def rounded(factors: Any, /, *, scale: float) -> Any:
+        return ref.increment(factors, scale=float(round(min(scale, 0.4))))
+
+    (row,) = check(SimpleNamespace(increment=rounded), "increment")
+    assert row.diagnosis.endswith("ΔW depends on none of its inputs, though it should on factors, scale")
 
 
 @pytest.mark.parametrize("case", SENTENCES)

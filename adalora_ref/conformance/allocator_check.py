@@ -14,7 +14,7 @@ import numpy as np
 from adalora_ref.array import Array
 from adalora_ref.conformance.cases import Inputs
 from adalora_ref.conformance.checking import HUNG, LEFT
-from adalora_ref.conformance.dependence import Asked, dependence
+from adalora_ref.conformance.dependence import Asked, bits, dependence
 from adalora_ref.conformance.deviations import reference
 from adalora_ref.conformance.diagnosis import UNMATCHED
 from adalora_ref.conformance.feed import SCRIPTS, Feed, feed
@@ -155,4 +155,4 @@ def _fed(inputs: Inputs) -> Feed:
 def _bytes(stage: str, quantity: str, said: Any) -> bytes | None:
     """The array of that name in what an allocator has shown of a stage."""
     found = {spoken(f"{stage}{path}"): value for path, value in leaves(said)}
-    return bytes(on_host(found[quantity]).tobytes()) if quantity in found else None
+    return bits(on_host(found[quantity])) if quantity in found else None

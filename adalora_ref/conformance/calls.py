@@ -119,7 +119,7 @@ def adamw_step(t: Target, i: Inputs, _: Lane) -> Outputs:
     options = {"learning_rate": i["learning_rate"], **_given(i, "weight_decay")}
     moved = t.require("adamw_step")(i["weights"], i["grads"], i["state"], **options)
     weights, state = pair_of("adamw_step", "(factors, state)", moved)
-    return {"weights": _factors(weights), "state": _moments("adamw_step", state)}
+    return {"weights": _factors(weights, "the weights"), "state": _moments("adamw_step", state)}
 
 
 def init_state(t: Target, i: Inputs, lane: Lane) -> Outputs:
@@ -137,13 +137,12 @@ def train_step(t: Target, i: Inputs, lane: Lane) -> Outputs:
     return {"state": _training("train_step", state), "report": _record("the report of train_step", StepReport, report)}
 
 
-def _factors(value: Any) -> Factors:
+def _factors(value: Any, what: str = "factors") -> Factors:
     """What unpacks as B, s, A is Factors."""
     if isinstance(value, Factors):
         return value
-    parts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Mapping | str) else ()
-    if hasattr(value, "shape") or len(parts) != 3:
-        raise WrongForm(f"factors must be Factors, or unpack as B, s, A; got {_spoken(value)}")
+    if len(parts := _unpacked(value)) != 3:
+        raise WrongForm(f"{what} must be Factors, or unpack as B, s, A; got {_spoken(value)}")
     try:
         return Factors(*parts)
     except (TypeError, ValueError) as error:
@@ -152,14 +151,15 @@ def _factors(value: Any) -> Factors:
 
 def _averages(name: str, value: Any) -> Importance:
     """What unpacks as two factors is Importance."""
-    return Importance(*map(_factors, pair_of(name, "(sensitivity, uncertainty)", value)))
+    sensitivity, uncertainty = pair_of(name, "(sensitivity, uncertainty)", value)
+    return Importance(_factors(sensitivity, "the sensitivity"), _factors(uncertainty, "the uncertainty"))
 
 
 def _moments(name: str, value: Any) -> AdamState:
     """What unpacks as first, second, steps is AdamState."""
-    if hasattr(value, "shape") or not isinstance(value, Iterable) or len(parts := tuple(value)) != 3:
+    if len(parts := _unpacked(value)) != 3:
         raise WrongForm(f"the state of {name} must unpack as first, second, steps; got {_spoken(value)}")
-    return AdamState(_factors(parts[0]), _factors(parts[1]), parts[2])
+    return AdamState(_factors(parts[0], "the first moments"), _factors(parts[1], "the second moments"), parts[2])
 
 
 def _training(name: str, value: Any) -> Any:
@@ -173,24 +173,34 @@ def _training(name: str, value: Any) -> Any:
         for matrix, held in getattr(state, field).items():
             place = f"{field}[{matrix}] in {what}"
             _record(place, kind, held)
-            for part in () if kind is Factors else tuple(held)[:2]:
-                _record(f"each half of {place}", Factors, part)
+            for half in () if kind is Factors else _names(kind)[:2]:
+                _record(f"{half} of {place}", Factors, getattr(held, half))
     return state
 
 
 def _record(what: str, kind: type[Any], value: Any) -> Any:
     """A record of that kind, or a named tuple with its fields."""
-    names = ("B", "s", "A") if kind is Factors else kind._fields
+    names = _names(kind)
     if isinstance(value, kind) or set(names) <= set(getattr(value, "_fields", ())):
         return value
     raise WrongForm(f"{what} must be {kind.__name__} or a named tuple with {', '.join(names)}; got {_spoken(value)}")
 
 
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return ("B", "s", "A") if kind is Factors else kind._fields
+
+
 def pair_of(name: str, form: str, value: Any) -> tuple[Any, Any]:
     """The two things that a function returns."""
-    if hasattr(value, "shape") or not isinstance(value, Iterable) or len(parts := tuple(value)) != 2:
+    if len(parts := _unpacked(value)) != 2:
         raise WrongForm(f"{name} must return {form}; got {_spoken(value)}")
-    return parts
+    return parts[0], parts[1]
+
+
+def _unpacked(value: Any) -> tuple[Any, ...]:
+    """What a value unpacks as: an array, a dictionary and a string as nothing."""
+    whole = hasattr(value, "shape") or isinstance(value, Mapping | str) or not isinstance(value, Iterable)
+    return () if whole else tuple(value)
 
 
 def _spoken(value: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from adalora_ref.conformance.cases import Inputs
 
 Answer: TypeAlias = Callable[[Inputs], bytes | None]
-"""What a quantity is for given inputs, bit for bit; None where they are refused."""
+"""What a quantity is for given inputs, by `bits`; None where they are refused."""
 
 Found: TypeAlias = dict[str, tuple[bool, bool]]
 """Of every input whether it moved theirs, and whether it moved ours."""
@@ -29,6 +29,11 @@ class Asked(NamedTuple):
     inputs: Inputs
     theirs: Answer
     ours: Answer
+
+
+def bits(value: Any) -> bytes:
+    """An array bit for bit, but that −0 is 0: the sign of a zero is no dependence."""
+    return bytes((value + value.dtype.type(0)).tobytes())
 
 
 def dependence(quantity: str, asked: Sequence[Asked], *, smooth: bool, seconds: float = SECONDS) -> str:
@@ -144,7 +149,7 @@ def _others(value: Any) -> list[Any]:
     if isinstance(value, np.ndarray):
         return _other_arrays(value)
     if isinstance(value, float):
-        return [0.625 * value + 0.117]  # a share stays one, and no number that is drawn stays what it is
+        return [0.625 * value + 0.117, 2 * value + 1.3]  # a share stays one by the first; none that is drawn stays
     if _is_whole(value):
         return [value + 1, value - 1, 2 * value + 5]
     if isinstance(value, list) and all(map(_is_whole, value)):

@@ -11,7 +11,7 @@ import numpy as np
 from adalora_ref.conformance.bounds import ARITHMETIC
 from adalora_ref.conformance.calls import Outputs
 from adalora_ref.conformance.cases import Inputs
-from adalora_ref.conformance.dependence import Asked, dependence
+from adalora_ref.conformance.dependence import Asked, bits, dependence
 from adalora_ref.conformance.deviations import DEVIATIONS, planted, reference
 from adalora_ref.conformance.expectations import Undecided
 from adalora_ref.conformance.known import Deviation
@@ -58,7 +58,7 @@ def _hangs_on(stage: Stage, wrong: Sequence[tuple[Seen, str]]) -> str:
         try:
             with target.limit(SECONDS):
                 outputs = target.answer(stage, target.hand_over(inputs), case.lane)
-                return bytes(on_host(outputs[quantity]).tobytes())
+                return bits(on_host(outputs[quantity]))
         except TargetError:
             raise
         except (Exception, SystemExit, OutOfTime):  # noqa: BLE001  an input that is refused says nothing

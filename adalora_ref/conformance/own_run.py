@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from adalora_ref.adamw import AdamState
 from adalora_ref.array import Array
 from adalora_ref.budget import BudgetSchedule
 from adalora_ref.conformance import calls
@@ -28,6 +29,7 @@ from adalora_ref.conformance.untrusted import what_was_raised
 from adalora_ref.conformance.verdict import Check, Growth, Row, Verdict, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
+from adalora_ref.importance import Importance
 from adalora_ref.records import Config, TrainState
 from adalora_ref.training import init_state
 
@@ -130,15 +132,16 @@ def _as_numpy(state: Any, matrices: Iterable[str]) -> TrainState:
     """The target's state with NumPy arrays, in our records, in forward order whatever the order of its dictionaries."""
 
     def factors(held: Any) -> Factors:
-        return Factors(*map(on_host, held))
+        return Factors(on_host(held.B), on_host(held.s), on_host(held.A))
 
-    step, *held = state
-    weights, importance, optimizer, masks = (in_order(each, matrices) for each in held)
+    weights, importance, optimizer, masks = (
+        in_order(each, matrices) for each in (state.factors, state.importance, state.optimizer, state.masks)
+    )
     return TrainState(
-        int(step),
+        int(state.step),
         {n: factors(f) for n, f in weights.items()},
-        {n: type(i)(*map(factors, i)) for n, i in importance.items()},
-        {n: type(o)(factors(o[0]), factors(o[1]), int(o[2])) for n, o in optimizer.items()},
+        {n: Importance(factors(i.sensitivity), factors(i.uncertainty)) for n, i in importance.items()},
+        {n: AdamState(factors(o.first), factors(o.second), int(o.steps)) for n, o in optimizer.items()},
         {n: on_host(mask) for n, mask in masks.items()},
     )
 
