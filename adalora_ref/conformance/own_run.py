@@ -12,7 +12,7 @@ import numpy as np
 from adalora_ref.adamw import AdamState
 from adalora_ref.array import Array
 from adalora_ref.budget import BudgetSchedule
-from adalora_ref.conformance import calls
+from adalora_ref.conformance import calls, feed
 from adalora_ref.conformance.cases import NAMES, NUMPY_DTYPES, Inputs
 from adalora_ref.conformance.checking import compare_all, judged_alike
 from adalora_ref.conformance.deviations import reference
@@ -30,19 +30,15 @@ from adalora_ref.conformance.verdict import Check, Growth, Row, Verdict, row
 from adalora_ref.convention import Convention
 from adalora_ref.factors import Factors
 from adalora_ref.importance import Importance
-from adalora_ref.records import Config, TrainState
+from adalora_ref.records import TrainState
 from adalora_ref.training import init_state
 
 RUN_DTYPES = ("float64", "float32")
 
-CONFIG = Config(
+CONFIG = replace(
+    feed.CONFIG,
     schedule=BudgetSchedule(initial=8, target=3, warmup=2, final=3, total=13, interval=3),
     initial_rank=2,
-    alpha=4.0,
-    learning_rate=0.02,
-    weight_decay=0.05,
-    importance_beta1=0.75,
-    importance_beta2=0.6,
 )
 """As small as shows every rule of the schedule: T − t_f is no multiple of ΔT and no step of the pattern from t_i."""
 
